@@ -1,0 +1,7 @@
+"""`python -m saekit`."""
+
+import sys
+
+from saekit.cli import main
+
+sys.exit(main())

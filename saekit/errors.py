@@ -1,0 +1,28 @@
+"""The errors people see: one sentence that says what happened, the value, and what to do.
+
+The command line prints the sentence and exits with code 2; library users catch `SaekitError`.
+"""
+
+
+class SaekitError(Exception):
+    """Base of every error that a user can cause or must act on."""
+
+
+class InputError(SaekitError):
+    """What the user gave (prompt, token, position, file, option) cannot be used."""
+
+
+class ModelError(SaekitError):
+    """A model cannot be loaded, or is not a GPT-2."""
+
+
+class FormatError(SaekitError):
+    """A file is missing, truncated, of an unknown version, or not what it should be."""
+
+
+class MismatchError(SaekitError):
+    """Two artefacts do not belong together (a dictionary of another model, an old index)."""
+
+
+class TrainingError(SaekitError):
+    """A training run cannot go on; earlier checkpoints are intact."""

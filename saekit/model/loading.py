@@ -1,0 +1,201 @@
+"""A GPT-2 from a bundled name, a hub id or a folder, with its tokenizer and fingerprint.
+
+Weights are used as stored: no LayerNorm folding, no centring.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel
+
+from saekit.bundled import bundled
+from saekit.errors import InputError, ModelError
+
+BUNDLED_MODELS = {"gpt2-mini": "dictionaries/gpt2-mini/model"}
+HUB_ALIASES = {"gpt2-small": "gpt2"}
+
+
+@dataclass
+class LanguageModel:
+    """A GPT-2 with what saekit needs beside the weights.
+
+    Attributes:
+        id: as the user named it (stored in every artefact).
+        hf: the `transformers` model, in evaluation mode.
+        tokenizer: the `transformers` tokenizer.
+        prepend_bos: whether texts are read with BOS in front (position 0).
+    """
+
+    id: str
+    hf: GPT2LMHeadModel
+    tokenizer: Any
+    prepend_bos: bool = True
+
+    @property
+    def n_layers(self) -> int:
+        return self.hf.config.n_layer
+
+    @property
+    def n_heads(self) -> int:
+        return self.hf.config.n_head
+
+    @property
+    def d_model(self) -> int:
+        return self.hf.config.n_embd
+
+    @property
+    def d_head(self) -> int:
+        return self.d_model // self.n_heads
+
+    @property
+    def n_ctx(self) -> int:
+        return self.hf.config.n_positions
+
+    @property
+    def d_vocab(self) -> int:
+        return self.hf.config.vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.hf.transformer.wte.weight.device
+
+    @property
+    def bos(self) -> int:
+        return self.tokenizer.bos_token_id
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes and float32 values of all weights, sorted by name."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.hf.state_dict().items()):
+            if name == "lm_head.weight":  # tied to wte
+                continue
+            value = value.detach().to("cpu", torch.float32).contiguous()
+            digest.update(f"{name}{tuple(value.shape)}".encode())
+            digest.update(value.numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """The text of every token id."""
+        return [self.tokenizer.decode([token]) for token in range(self.d_vocab)]
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a text, without BOS."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of many texts, without BOS."""
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    def prompt(self, text: str) -> Int[Tensor, "pos"]:
+        """Token ids of a prompt, BOS in front if `prepend_bos`.
+
+        Raises:
+            InputError: the prompt is empty or longer than the context.
+        """
+        ids = self.tokens(text)
+        if not ids:
+            raise InputError("The prompt is empty: give at least one word.")
+        limit = self.n_ctx - self.prepend_bos
+        if len(ids) > limit:
+            raise InputError(
+                f"The prompt has {len(ids)} tokens; {self.id} reads at most {limit}: shorten it."
+            )
+        return torch.tensor([self.bos] * self.prepend_bos + ids, device=self.device)
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token."""
+        return [self.vocabulary[int(token)] for token in ids]
+
+    def single_token(self, text: str) -> int:
+        """The id of a text that is exactly one token.
+
+        Raises:
+            InputError: it is several tokens (they are named).
+        """
+        ids = self.tokens(text)
+        if len(ids) != 1:
+            pieces = ", ".join(f'"{piece}"' for piece in self.token_strings(ids))
+            raise InputError(f'"{text}" is not one token of {self.id} but {len(ids)}: {pieces}.')
+        return ids[0]
+
+    @torch.no_grad()
+    def probabilities(self, ids: Int[Tensor, "pos"]) -> Float[Tensor, "d_vocab"]:
+        """Next-token probabilities after the last position."""
+        return self.hf(ids[None]).logits[0, -1].float().softmax(-1)
+
+
+def _resolve(model_id: str) -> tuple[str, bool]:
+    """What `from_pretrained` should open, and whether it is on this disk."""
+    if Path(model_id).expanduser().is_dir():
+        return str(Path(model_id).expanduser()), True
+    if model_id in BUNDLED_MODELS:
+        return str(bundled(BUNDLED_MODELS[model_id])), True
+    if Path(model_id).exists() or model_id.startswith((".", "/", "~")):
+        raise ModelError(f"{model_id} is not a model folder.")
+    return HUB_ALIASES.get(model_id, model_id), False
+
+
+def load_model(
+    id: str | LanguageModel | GPT2LMHeadModel = "gpt2-mini",
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    prepend_bos: bool = True,
+) -> LanguageModel:
+    """Open a GPT-2: `gpt2-mini` (bundled), a folder in Hugging Face form, or a hub id (`gpt2`).
+
+    A `LanguageModel` is returned as it is; a loaded `transformers` GPT-2 is wrapped (its tokenizer
+    is opened from where the model came from).
+
+    Raises:
+        ModelError: unknown name, unreachable hub, not a GPT-2, missing or truncated weights.
+    """
+    if isinstance(id, LanguageModel):
+        return id
+    if isinstance(id, GPT2LMHeadModel):
+        source = id.config._name_or_path
+        return LanguageModel(source, id.eval(), _open_tokenizer(source, True), prepend_bos)
+    path, local = _resolve(id)
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=local)
+    except (OSError, ValueError, KeyError) as error:
+        if local:
+            raise ModelError(
+                f"{path} is not a model folder: no config.json that transformers reads."
+            ) from error
+        raise ModelError(
+            f'Model "{id}" is neither bundled nor a folder, and the hub gave no such model '
+            "(offline, or no such id): use gpt2-mini or the path of a local folder."
+        ) from error
+    if config.model_type != "gpt2":
+        raise ModelError(f'"{id}" is a {config.model_type}; saekit reads GPT-2 models.')
+    try:
+        hf = GPT2LMHeadModel.from_pretrained(path, dtype=dtype, local_files_only=local)
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"The weights of {path} cannot be read ({reason}).") from error
+    tokenizer = _open_tokenizer(path, local)
+    if len(tokenizer) > config.vocab_size:
+        raise ModelError(
+            f"The tokenizer of {path} has {len(tokenizer)} tokens, the model {config.vocab_size}."
+        )
+    return LanguageModel(id, hf.eval().to(device), tokenizer, prepend_bos)  # type: ignore[arg-type]
+
+
+def _open_tokenizer(path: str, local: bool) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} holds no tokenizer that transformers reads.") from error
+    if tokenizer.bos_token_id is None:
+        raise ModelError(f"The tokenizer of {path} has no beginning-of-sequence token.")
+    return tokenizer
