@@ -12,7 +12,7 @@ _HOME = {
     "load_model": "saekit.model.loading",
     "LanguageModel": "saekit.model.loading",
     "train": "saekit.sae.training",
-    "TrainConfig": "saekit.sae.training",
+    "TrainConfig": "saekit.sae.config",
     "DictionarySet": "saekit.sae.storage",
     "evaluate": "saekit.sae.evaluation",
     "FeatureIndex": "saekit.features.reader",
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from saekit.routes.tracing import trace as trace
     from saekit.sae.evaluation import evaluate as evaluate
     from saekit.sae.storage import DictionarySet as DictionarySet
-    from saekit.sae.training import TrainConfig as TrainConfig
+    from saekit.sae.config import TrainConfig as TrainConfig
     from saekit.sae.training import train as train
 
 

@@ -19,16 +19,22 @@ from saekit.errors import InputError, SaekitError
 PROG = "saekit"
 
 
-def _show(args: argparse.Namespace, document: Any, table: Any) -> None:
-    """One JSON document, or a table (text or rich) for people."""
-    if args.json:
-        print(json.dumps(document, ensure_ascii=False, allow_nan=False))
-    elif isinstance(table, str):
-        print(table)
+def _say(text: Any) -> None:
+    """Show a text or a rich table to people."""
+    if isinstance(text, str):
+        print(text, flush=True)
     else:
         from rich.console import Console
 
-        Console().print(table)
+        Console().print(text)
+
+
+def _show(args: argparse.Namespace, document: Any, table: Any) -> None:
+    """One JSON document, or a table for people."""
+    if args.json:
+        print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    else:
+        _say(table)
 
 
 def _folder(args: argparse.Namespace) -> Path:
@@ -61,33 +67,36 @@ def _held_out_text(args: argparse.Namespace) -> Any:
 def _demo(args: argparse.Namespace) -> None:
     from saekit.demo import run_demo
 
-    run_demo(Path(args.out), tokens=args.tokens, say=print)
+    run_demo(Path(args.out), tokens=args.tokens, say=_say)
 
 
 def _train(args: argparse.Namespace) -> None:
+    import torch
+
     from saekit.coordinates import parse_layers
     from saekit.model.loading import load_model
-    from saekit.sae.training import TrainConfig, train
+    from saekit.sae.config import TrainConfig
+    from saekit.sae.training import train
     from saekit.text.sources import open_text
 
-    chosen = {f.name: getattr(args, f.name, None) for f in fields(TrainConfig)}
-    chosen["d_sae"] = args.features
-    config = TrainConfig(**{name: value for name, value in chosen.items() if value is not None})
     model = load_model(args.model, device=args.device, prepend_bos=not args.no_bos)
+    chosen = {f.name: getattr(args, f.name, None) for f in fields(TrainConfig)}
+    chosen["layers"] = tuple(parse_layers(args.layers, model.n_layers)) if args.layers else None
+    config = TrainConfig(**{name: value for name, value in chosen.items() if value is not None})
     dictionaries = train(
         model,
-        open_text(args.text, seed=config.seed),
+        lambda: open_text(args.text, seed=config.seed),
         config,
         out=Path(args.out),
-        layers=parse_layers(args.layers, model.n_layers),
         resume=args.resume,
-        text_name=", ".join(args.text or ("generated", "prose")),
+        dtype=torch.float16 if args.half else torch.float32,
     )
-    _show(args, dictionaries.manifest, f"{len(dictionaries.layers)} dictionaries in {args.out}")
+    _show(args, dictionaries.manifest, f"{len(dictionaries)} dictionaries in {args.out}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from saekit.sae.evaluation import evaluate, evaluation_table
+    from saekit.sae.evaluation import evaluate
+    from saekit.sae.table import evaluation_table
 
     model, dictionaries = _open(args)
     rows = evaluate(model, dictionaries, _held_out_text(args), tokens=args.tokens)
@@ -284,7 +293,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("model", metavar="MODEL", help="gpt2-mini, a folder or a hub id")
     sub.add_argument("--out", required=True, help="dictionary set to write")
     _add_text(sub, 1_000_000)
-    sub.add_argument("--features", type=int, help="features per layer (d_sae)")
+    sub.add_argument("--features", type=int, dest="d_sae", help="features per layer (d_sae)")
     sub.add_argument("--k", type=int, help="active features per token")
     sub.add_argument("--architecture", choices=["topk"], help="kind of dictionary")
     sub.add_argument("--layers", help="such as 0,3-5 (default: all)")
@@ -292,6 +301,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--batch-tokens", type=int, help="tokens per step")
     sub.add_argument("--context", type=int, help="tokens per row")
     sub.add_argument("--resume", action="store_true", help="continue the run in --out")
+    sub.add_argument("--half", action="store_true", help="store weights in float16")
     sub.add_argument("--no-bos", action="store_true", help="do not put BOS in front")
     _add_device(sub)
 

@@ -4,9 +4,11 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from saekit.errors import FormatError, InputError
 
@@ -28,14 +30,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask gives; safetensors would make it 0600
+        temporary.unlink()
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(_os_sentence("write", path, error)) from error
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise InputError(f"Cannot write {path}: {error}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may not even exist
+            temporary.unlink()
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -54,6 +54,7 @@ def loss_per_token(
     model: LanguageModel, documents: Iterable[str], tokens: int = 100_000, context: int = 128
 ) -> float:
     """Mean cross-entropy in nats of the first `tokens` tokens; predictions of BOS not counted."""
+    context = min(context, model.n_ctx)
     rows: list[Int[np.ndarray, "context"]] = []
     for row in pack(documents, model.encode_batch, context, model.bos, model.prepend_bos):
         rows.append(row)
@@ -112,7 +113,7 @@ def measure_behaviours(model: LanguageModel, seed: int = 20_261) -> dict[str, fl
     seed_ids = model.prompt(SEED_PROMPT)
     return {
         "seed_tokens": len(model.tokens(SEED_PROMPT)),
-        "seed_probability": model.probabilities(seed_ids)[model.single_token("small")].item(),
+        "seed_probability": model.probabilities(seed_ids)[model.tokens("small")[0]].item(),
         "opposites": _share(
             _is_opposite(s.words[0], a) for s, a in zip(seed_form, given["opposites"], strict=True)
         ),

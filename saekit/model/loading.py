@@ -4,23 +4,32 @@ Weights are used as stored: no LayerNorm folding, no centring.
 """
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel
+from transformers.utils import logging as transformers_logging
 
 from saekit.bundled import bundled
 from saekit.errors import InputError, ModelError
 
 BUNDLED_MODELS = {"gpt2-mini": "dictionaries/gpt2-mini/model"}
 HUB_ALIASES = {"gpt2-small": "gpt2"}
+HUB_FILES = [
+    "config.json", "model*.safetensors", "model.safetensors.index.json",
+    "tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+]  # fmt: skip
 
 
 @dataclass
@@ -134,15 +143,40 @@ class LanguageModel:
         return self.hf(ids[None]).logits[0, -1].float().softmax(-1)
 
 
-def _resolve(model_id: str) -> tuple[str, bool]:
-    """What `from_pretrained` should open, and whether it is on this disk."""
+def _folder(model_id: str) -> str:
+    """The folder on this disk that holds a model: bundled, given, or downloaded from the hub.
+
+    The hub is asked once and here only (`transformers` would ask it for each file and repeat
+    every failed request for half a minute); a model downloaded earlier is found without a network.
+    """
     if Path(model_id).expanduser().is_dir():
-        return str(Path(model_id).expanduser()), True
+        return str(Path(model_id).expanduser())
     if model_id in BUNDLED_MODELS:
-        return str(bundled(BUNDLED_MODELS[model_id])), True
+        return str(bundled(BUNDLED_MODELS[model_id]))
     if Path(model_id).exists() or model_id.startswith((".", "/", "~")):
         raise ModelError(f"{model_id} is not a model folder.")
-    return HUB_ALIASES.get(model_id, model_id), False
+    try:
+        return snapshot_download(HUB_ALIASES.get(model_id, model_id), allow_patterns=HUB_FILES)
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise ModelError(
+            f'Model "{model_id}" is neither bundled nor a folder, and the hub gave no such model '
+            "(offline, or no such id): use gpt2-mini or the path of a local folder."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no load report of `transformers`: saekit reports by its errors."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def load_model(
@@ -163,37 +197,50 @@ def load_model(
         return id
     if isinstance(id, GPT2LMHeadModel):
         source = id.config._name_or_path
-        return LanguageModel(source, id.eval(), _open_tokenizer(source, True), prepend_bos)
-    path, local = _resolve(id)
+        return LanguageModel(source, id.eval(), _open_tokenizer(_folder(source)), prepend_bos)
+    path = _folder(id)
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=local)
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        if local:
-            raise ModelError(
-                f"{path} is not a model folder: no config.json that transformers reads."
-            ) from error
         raise ModelError(
-            f'Model "{id}" is neither bundled nor a folder, and the hub gave no such model '
-            "(offline, or no such id): use gpt2-mini or the path of a local folder."
+            f"{path} is not a model folder: no config.json that transformers reads."
         ) from error
     if config.model_type != "gpt2":
         raise ModelError(f'"{id}" is a {config.model_type}; saekit reads GPT-2 models.')
-    try:
-        hf = GPT2LMHeadModel.from_pretrained(path, dtype=dtype, local_files_only=local)
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"The weights of {path} cannot be read ({reason}).") from error
-    tokenizer = _open_tokenizer(path, local)
+    hf = _open_weights(path, dtype)
+    tokenizer = _open_tokenizer(path)
     if len(tokenizer) > config.vocab_size:
         raise ModelError(
             f"The tokenizer of {path} has {len(tokenizer)} tokens, the model {config.vocab_size}."
         )
-    return LanguageModel(id, hf.eval().to(device), tokenizer, prepend_bos)  # type: ignore[arg-type]
+    return LanguageModel(id, hf.eval().to(device), tokenizer, prepend_bos)  # pyright: ignore[reportArgumentType]
 
 
-def _open_tokenizer(path: str, local: bool) -> Any:
+def _open_weights(path: str, dtype: torch.dtype) -> GPT2LMHeadModel:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
+        with _quiet():
+            opened: Any = GPT2LMHeadModel.from_pretrained(
+                path, dtype=dtype, local_files_only=True, use_safetensors=True,
+                output_loading_info=True,
+            )  # fmt: skip
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ModelError(f"The weights of {path} cannot be read ({reason}).") from error
+    hf, report = opened
+    if missing := sorted(report["missing_keys"]):  # transformers would fill them at random
+        raise ModelError(
+            f"The weights of {path} are incomplete: {len(missing)} are missing, first {missing[0]}."
+        )
+    return hf
+
+
+def _open_tokenizer(path: str) -> Any:
+    # without these files transformers makes up an empty tokenizer
+    if not any((Path(path) / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise ModelError(f"{path} holds no tokenizer (tokenizer.json, or vocab.json and merges).")
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} holds no tokenizer that transformers reads.") from error
     if tokenizer.bos_token_id is None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from tqdm.auto import tqdm
 from transformers import AttentionInterface, GPT2Config, GPT2LMHeadModel
 
 from saekit.errors import InputError, TrainingError
-from saekit.files import atomic_path, ensure_writable
+from saekit.files import atomic_path, ensure_writable, write_text
 from saekit.model.saving import save_model, write_manifest
 from saekit.text import relational
 from saekit.text.corpora import read_documents
@@ -59,6 +60,17 @@ class PretrainConfig:
     clip: float = 1.0
     seed: int = 0
     checkpoint_steps: int = 250
+
+    def __post_init__(self) -> None:
+        if self.d_model % self.n_heads:
+            raise InputError(f"d_model {self.d_model} is not divisible by {self.n_heads} heads.")
+        if not 1 < self.context <= self.n_ctx <= self.batch_tokens:
+            raise InputError(
+                f"context {self.context}, n_ctx {self.n_ctx} and batch_tokens {self.batch_tokens} "
+                "must not decrease in this order."
+            )
+        if not 257 <= self.vocabulary <= 65_536:  # BOS and 256 bytes; ids are stored as uint16
+            raise InputError(f"A vocabulary of {self.vocabulary} is not between 257 and 65536.")
 
 
 def _float32_attention(module, query, key, value, mask, scaling=None, dropout=0.0, **_):
@@ -93,7 +105,7 @@ class Batches:
 
     def __init__(self, corpus: np.ndarray, tokenizer: Tokenizer, config: PretrainConfig):
         self.corpus, self.tokenizer, self.config = corpus, tokenizer, config
-        self.bos = tokenizer.token_to_id(BOS)
+        self.bos = tokenizer.encode(BOS).ids[0]
         self._orders: dict[tuple[int, ...], np.ndarray] = {}
 
     def _window_order(self, epoch: int, context: int) -> np.ndarray:
@@ -172,10 +184,18 @@ def _save_checkpoint(folder: Path, model, optimizers, step: int, tokens: int) ->
 
 
 def _load_checkpoint(folder: Path, model, optimizers) -> tuple[int, int]:
-    tensors = load_file(folder / "checkpoint.safetensors")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
+    """Steps and tokens done; weights and optimiser states are put in place."""
+    file = folder / "checkpoint.safetensors"
+    try:
+        tensors = load_file(file)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise TrainingError(
+            f"{file} does not continue this run ({str(error).splitlines()[0]}): give the sizes "
+            "it was started with, or another output folder."
+        ) from error
     for o, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -187,16 +207,23 @@ def _load_checkpoint(folder: Path, model, optimizers) -> tuple[int, int]:
     return step, tokens
 
 
-def _seconds_so_far(folder: Path) -> float:
-    """Training time that the metrics of an interrupted run account for."""
+def _seconds_until(folder: Path, step: int) -> float:
+    """Training time of an interrupted run; its metrics after the checkpoint are dropped."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return json.loads(lines[-1])["seconds"] if lines else 0.0
+    if not path.exists():
+        return 0.0
+    kept = []
+    for line in path.read_text().splitlines():
+        if not line.endswith("}") or json.loads(line)["step"] > step:
+            break  # cut off by the interruption, or steps that are repeated now
+        kept.append(line)
+    write_text(path, "".join(f"{line}\n" for line in kept))
+    return json.loads(kept[-1])["seconds"] if kept else 0.0
 
 
 def _corpus_tokens(corpus: Sequence[Path], tokenizer: Tokenizer, cache: Path) -> np.ndarray:
     if not cache.exists():
-        bos = tokenizer.token_to_id(BOS)
+        bos = tokenizer.encode(BOS).ids[0]
 
         def encode(texts: list[str]) -> list[list[int]]:
             return [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
@@ -239,13 +266,18 @@ def pretrain(
     if not corpus:
         raise InputError("Pretraining needs --text: a file or folder of documents.")
     if not (work / "tokenizer.json").exists():
-        make_tokenizer(corpus, config).save(str(work / "tokenizer.json"))
+        with atomic_path(work / "tokenizer.json") as path:
+            make_tokenizer(corpus, config).save(str(path))
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
-    batches = Batches(_corpus_tokens(corpus, tokenizer, work / "tokens.npy"), tokenizer, config)
+    natural = _corpus_tokens(corpus, tokenizer, work / "tokens.npy")
+    if len(natural) < config.n_ctx:
+        raise InputError(f"The text has only {len(natural)} tokens: give at least {config.n_ctx}.")
+    batches = Batches(natural, tokenizer, config)
 
     torch.manual_seed(config.seed)
     AttentionInterface.register("saekit_float32", _float32_attention)
-    model = GPT2LMHeadModel(gpt2_config(config)).to(device)
+    model = GPT2LMHeadModel(gpt2_config(config))
+    model.to(device)  # pyright: ignore[reportArgumentType]
     model.config._attn_implementation = "saekit_float32" if device == "cpu" else "sdpa"
     optimizers = _optimizers(model, config)
     base_rates = [[group["lr"] for group in o.param_groups] for o in optimizers]
@@ -261,7 +293,7 @@ def pretrain(
 
     loss_of = torch.compile(loss_of, dynamic=False) if compiled else loss_of
     bar = tqdm(total=config.tokens, initial=tokens, unit=" tokens", unit_scale=True, desc="train")
-    seconds, last = _seconds_so_far(work), time.time()
+    seconds, last = _seconds_until(work, step), time.time()
     block_key, block, recent = None, torch.empty(0), []
     while tokens < config.tokens:
         done = tokens / config.tokens
@@ -284,7 +316,8 @@ def pretrain(
         step, tokens = step + 1, tokens + ids.numel()
         bar.update(ids.numel())
         recent.append(loss.detach())
-        if step % 25 == 0:
+        checkpoint_due = step % config.checkpoint_steps == 0 or tokens >= config.tokens
+        if step % 25 == 0 or checkpoint_due:  # so no checkpoint is written of a diverged run
             value = torch.stack(recent).mean().item()
             recent.clear()
             if not np.isfinite(value):
@@ -294,7 +327,7 @@ def pretrain(
             line = {"step": step, "tokens": tokens, "loss": value, "norm": norm.item()}
             with (work / "metrics.jsonl").open("a") as handle:
                 handle.write(json.dumps({**line, "seconds": round(seconds, 1)}) + "\n")
-        if step % config.checkpoint_steps == 0 or tokens >= config.tokens:
+        if checkpoint_due:
             _save_checkpoint(work, model, optimizers, step, tokens)
             save_model(model, tokenizer, out)
     save_model(model, tokenizer, out)

@@ -6,8 +6,10 @@ document per line under "text" (or the key given); all may be gzipped.
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 
 from saekit.errors import InputError
@@ -37,23 +39,45 @@ def text_files(path: str | Path) -> list[Path]:
     return found
 
 
+def _split_at_dashes(lines: Iterable[str]) -> Iterator[str]:
+    """The documents between lines of three dashes, one in memory at a time."""
+    document: list[str] = []
+    for line in chain(lines, ["---"]):
+        if line.rstrip() != "---":
+            document.append(line)
+            continue
+        if text := "".join(document).strip():
+            yield text
+        document.clear()
+
+
+def _json_lines(lines: Iterable[str], path: Path, key: str) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)[key]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _not_a_document(path, number, key) from error
+        if not isinstance(text, str):
+            raise _not_a_document(path, number, key)
+        if text.strip():
+            yield text
+
+
+def _not_a_document(path: Path, number: int, key: str) -> InputError:
+    return InputError(f'{path}, line {number}: no JSON object with a text under "{key}".')
+
+
 def _documents_of_file(path: Path, key: str) -> Iterator[str]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8") as handle:
             if path.name.removesuffix(".gz").endswith(".jsonl"):
-                for number, line in enumerate(handle, 1):
-                    try:
-                        yield json.loads(line)[key]
-                    except (ValueError, KeyError, TypeError) as error:
-                        raise InputError(
-                            f'{path}, line {number}: no JSON object with the text key "{key}".'
-                        ) from error
+                yield from _json_lines(handle, path, key)
             else:
-                for document in handle.read().split("\n---\n"):
-                    if document.strip():
-                        yield document.strip()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+                yield from _split_at_dashes(handle)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {path}: {error}.") from error
 
 
@@ -78,9 +102,8 @@ def prose() -> list[str]:
     folder = files("saekit").joinpath("data", "prose")
     with_names = sorted((entry.name, entry) for entry in folder.iterdir())
     return [
-        document.strip()
+        document
         for name, entry in with_names
         if name.endswith(".txt")
-        for document in entry.read_text(encoding="utf-8").split("\n---\n")
-        if document.strip()
+        for document in _split_at_dashes(entry.read_text(encoding="utf-8").splitlines(True))
     ]

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from jaxtyping import Int
 
+from saekit.errors import InputError
+
 Encode = Callable[[list[str]], list[list[int]]]
 _BATCH = 256  # documents encoded at once: long enough for the tokenizer's threads
 
@@ -44,10 +46,17 @@ def pack(
         prepend_bos: whether each row begins with BOS.
         split: True continues a document in the next row (no token is lost but the last partial
             row); False starts the next row with a new document and drops what did not fit.
+
+    Raises:
+        InputError: the context has no room for a token.
     """
     lead = [bos] if prepend_bos else []
+    if context <= len(lead):
+        raise InputError(f"A context of {context} tokens is too short: give at least 2.")
     row = list(lead)
     for ids in encode_documents(documents, encode):
+        if not ids:
+            continue
         if len(row) > len(lead):
             row.append(bos)
         row.extend(ids)

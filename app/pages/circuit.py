@@ -1,0 +1,188 @@
+"""The circuit of a prompt: stored examples at once, any other prompt traced on demand."""
+
+from typing import Any
+
+import streamlit as st
+
+from app import state
+from app.circuit_view import show_svg
+from saekit.coordinates import parse_head
+from saekit.report.claims import as_document, name_of_head
+from saekit.report.export import circuit_json, circuit_png, png_problem
+from saekit.report.head_map import head_svg
+from saekit.report.html import tables
+from saekit.report.svg import circuit_svg
+
+MAX_HEADS = 24
+DEFAULT_HEADS = 5
+_CHOICES = ("target", "query", "key", "head", "concept")
+
+
+def _choose_example() -> None:
+    prompt = st.session_state["example"]
+    if prompt:
+        st.session_state["prompt"] = prompt
+        _forget_choices()
+
+
+def _forget_choices() -> None:
+    """Positions and targets of one prompt mean nothing on another."""
+    for name in _CHOICES:
+        if name in st.session_state:
+            st.session_state[name] = None
+
+
+def _pick(pick: dict[str, Any]) -> None:
+    """A click in the figure: token = query, with shift = key; head and concept = details."""
+    kind = pick["kind"]
+    if kind == "token":
+        position = int(pick["position"])
+        if pick.get("shift"):
+            st.session_state["key"] = position
+        else:
+            st.session_state["query"] = position
+            key = st.session_state.get("key")
+            if key is not None and key > position:
+                st.session_state["key"] = None
+    elif kind in ("head", "concept"):
+        st.session_state[kind] = pick[kind]
+
+
+def _same(document: dict[str, Any], target: str | None, query: int | None, key: int | None) -> bool:
+    own = document["target"]
+    return (
+        target in (None, own.get("concept"), own.get("feature"))
+        and query in (None, document["query"])
+        and key in (None, document["key"])
+    )
+
+
+def _controls(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The prompt and the choices, all in the URL."""
+    default = examples[0]["prompt"] if examples else state.SEED_PROMPT
+    known = state.catalogue()
+    names = [concept.name for concept in known.concepts] if known else []
+    prompts = list(dict.fromkeys(document["prompt"] for document in examples))
+    top = st.columns([3, 1] if len(prompts) > 1 else [1], vertical_alignment="bottom")
+    if "prompt" not in st.session_state and "prompt" not in st.query_params:
+        st.session_state["prompt"] = default
+    prompt = top[0].text_input(
+        "Prompt", key="prompt", bind="query-params", on_change=_forget_choices
+    )
+    if len(prompts) > 1:
+        top[1].selectbox(
+            "Stored examples", prompts, index=None, key="example", on_change=_choose_example
+        )
+    columns = st.columns([2, 1, 1, 2])
+    target = columns[0].selectbox(
+        "Target", names, index=None, key="target", bind="query-params", accept_new_options=True,
+        placeholder="automatic", help="A concept, a feature such as 12/345, or a token.",
+    )  # fmt: skip
+    query = columns[1].number_input(
+        "Query position", min_value=1, value=None, step=1, key="query", bind="query-params",
+        placeholder="last", help="Or click a token in the figure.",
+    )  # fmt: skip
+    key = columns[2].number_input(
+        "Key position", min_value=1, value=None, step=1, key="key", bind="query-params",
+        placeholder="strongest", help="Or click a token with Shift held.",
+    )  # fmt: skip
+    heads = columns[3].slider(
+        "Heads", 1, MAX_HEADS, DEFAULT_HEADS, key="heads", bind="query-params"
+    )
+    return {"prompt": prompt, "target": target, "query": query, "key": key, "heads": heads}
+
+
+def _circuit(examples: list[dict[str, Any]], chosen: dict[str, Any]) -> dict[str, Any]:
+    """The stored circuit that answers the question, else a new one."""
+    for document in examples:
+        if (
+            document["prompt"] == chosen["prompt"]
+            and len(document["heads"]) == chosen["heads"]
+            and _same(document, chosen["target"], chosen["query"], chosen["key"])
+        ):
+            return document
+    return state.live_circuit(**chosen)
+
+
+def _downloads(document: dict[str, Any]) -> None:
+    problem = png_problem()
+    files = {
+        "SVG": ("circuit.svg", "image/svg+xml", lambda: circuit_svg(document, "light"), None),
+        "PNG": ("circuit.png", "image/png", lambda: circuit_png(document), problem),
+        "JSON": ("circuit.json", "application/json", lambda: circuit_json(document), None),
+    }
+    with st.container(horizontal=True):
+        for label, (name, mime, make, why_not) in files.items():
+            st.download_button(
+                label, make, name, mime, on_click="ignore", disabled=why_not is not None,
+                help=why_not, icon=":material/download:",
+            )  # fmt: skip
+
+
+def _selected(document: dict[str, Any]) -> None:
+    """Details of the clicked head and concept, under the figure."""
+    names = [name_of_head(head) for head in document["heads"]]
+    clicked = st.session_state.get("head")
+    if clicked and clicked not in names:
+        names.append(clicked)
+    concepts = list(dict.fromkeys(concept["name"] for concept in document["concepts"]))
+    left, right = st.columns(2)
+    with left:
+        st.selectbox(
+            "Head", names, index=0 if names else None, key="head", bind="query-params",
+            help="Or click a head in the figure.",
+        )  # fmt: skip
+        name = st.session_state.get("head")
+        if name and document.get("patterns"):
+            show_svg(head_svg(document, *parse_head(name), theme="auto"), "head_map")
+        elif name:
+            st.caption("No attention maps are stored for prompts of more than 64 tokens.")
+    with right:
+        st.selectbox(
+            "Concept", concepts, index=None, key="concept", bind="query-params",
+            placeholder="choose one, or click it in the figure",
+        )  # fmt: skip
+        for concept in document["concepts"]:
+            if concept["name"] == st.session_state.get("concept"):
+                st.caption(f"Features of {concept['name']} at position {concept['position']}:")
+                with st.container(horizontal=True):
+                    for feature in concept["features"]:
+                        st.page_link(
+                            "pages/feature.py", label=feature,
+                            query_params=state.link(feature=feature),
+                        )  # fmt: skip
+        if not concepts:
+            st.caption(
+                "No named concept is active here. Find concepts: "
+                f"`saekit concepts {state.folder()} --find`"
+            )
+
+
+def _show(document: dict[str, Any]) -> None:
+    show_svg(circuit_svg(document, "auto"), "figure", _pick)
+    _downloads(document)
+    for note in document["notes"]:
+        st.caption(note)
+    drawn = tables(document)
+    for tab, (_, remark, columns, rows) in zip(
+        st.tabs([*(title for title, *_ in drawn), "Head and concept"]),
+        [*drawn, ("", "", [], [])],
+        strict=True,
+    ):
+        with tab:
+            if not columns:
+                _selected(document)
+                continue
+            st.caption(remark)
+            st.dataframe(
+                [dict(zip(columns, row, strict=True)) for row in rows],
+                hide_index=True,
+                width="stretch",
+            )
+
+
+st.title("Circuit")
+with state.sentences():
+    stored = state.stored_circuits()
+    question = _controls(stored)
+    _show(as_document(_circuit(stored, question)))

@@ -1,0 +1,107 @@
+"""One feature: how often and how strongly it fires, on what, and what it promotes."""
+
+import streamlit as st
+
+from app import state
+from app.charts import example_html, histogram, token_table
+from saekit.coordinates import feature_name, parse_feature
+from saekit.features.records import Example, FeatureRecord
+from saekit.report.formatting import plain, span_text, visible
+from saekit.routes.wording import number, percent
+
+SHOWN_EXAMPLES = 10
+
+
+def _tokens(record: FeatureRecord) -> None:
+    left, middle, right = st.columns(3)
+    with left:
+        st.subheader("Fires on")
+        token_table(
+            [
+                {"token": visible(row.token), "times": row.count, "mean": row.mean, "max": row.max}
+                for row in record.top_tokens
+            ],
+            "No token in the indexed text.",
+        )
+    for column, title, rows in (
+        (middle, "Promotes", record.output_top),
+        (right, "Suppresses", record.output_bottom),
+    ):
+        with column:
+            st.subheader(title)
+            token_table(
+                [{"token": visible(row.token), "logit": row.value} for row in rows],
+                "Not in this index.",
+            )
+
+
+def _examples(examples: list[Example], record: FeatureRecord) -> None:
+    if not examples:
+        st.caption("The feature was not active in the indexed text.")
+    for number_, example in enumerate(examples[:SHOWN_EXAMPLES]):
+        value, text, link = st.columns([1, 10, 2], vertical_alignment="center")
+        value.markdown(f"`{number(example.value)}`")
+        text.html(example_html(example, record.max))
+        prompt = "".join(example.tokens[: example.position + 1])
+        if prompt.strip():
+            link.page_link(
+                "pages/circuit.py", label="Trace", icon=":material/hub:",
+                help=f"The circuit of {record.name} on the text up to the outlined token "
+                f"(example {number_ + 1}).",
+                query_params=state.link(prompt=prompt, target=record.name),
+            )  # fmt: skip
+
+
+def _relatives(record: FeatureRecord) -> None:
+    """Features of the same concepts in other layers."""
+    known = state.catalogue()
+    mine = state.concept_names(record.layer, record.feature)
+    if known is None:
+        st.caption(f"No concepts are stored. Find them: `saekit concepts {state.folder()} --find`")
+    elif not mine:
+        st.caption("The feature belongs to no named concept.")
+    for name in mine if known else []:
+        concept = known.concept(name)
+        others = [other for other in concept.feature_names() if other != record.name]
+        st.markdown(f"**{plain(name)}**: {span_text(concept.span)}")
+        with st.container(horizontal=True):
+            for other in others:
+                query = state.link(feature=other)
+                st.page_link("pages/feature.py", label=other, query_params=query)
+
+
+def _show(record: FeatureRecord) -> None:
+    names = state.concept_names(record.layer, record.feature)
+    st.title(f"Feature {record.name}")
+    if record.label or names:
+        st.markdown(f"**{plain(record.label or ', '.join(names))}**")
+    columns = st.columns(4)
+    columns[0].metric("Density", percent(record.density), help="Share of tokens it is active on.")
+    columns[1].metric("Active tokens", f"{record.count:,}")
+    columns[2].metric("Mean activation", number(record.mean), help="Where it is active.")
+    columns[3].metric("Largest activation", number(record.max))
+    if not record.count:
+        st.info("This feature was never active in the indexed text.")
+    else:
+        st.altair_chart(histogram(record), width="stretch")
+    _tokens(record)
+    st.subheader("Examples")
+    strongest, sampled = st.tabs(["Strongest", "Drawn at random"])
+    with strongest:
+        _examples(record.examples, record)
+    with sampled:
+        _examples(record.samples, record)
+    st.subheader("Same concept in other layers")
+    _relatives(record)
+
+
+with state.sentences():
+    index = state.index()
+    first = feature_name(index.layers[0], 0)
+    name = st.text_input("Feature", key="feature", bind="query-params", placeholder=first)
+    if name:
+        _show(index.feature(*parse_feature(name)))
+    else:
+        st.title("Feature")
+        st.info(f"Give a feature as layer/index, for example {first}, or search by token:")
+        st.page_link("pages/features.py", label="Features", query_params=state.link())

@@ -1,0 +1,198 @@
+"""What the pages share: the chosen dictionary set, cached readers, and errors as sentences.
+
+Readers are cached by folder and by the time the file was last written, so that a rebuilt file is
+read again.  Only `live_circuit` loads torch, and only when it is called.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from saekit.bundled import DEFAULT_DICTIONARIES, bundled
+from saekit.coordinates import feature_name
+from saekit.errors import FormatError, SaekitError
+from saekit.features.reader import FeatureIndex
+from saekit.files import read_json
+from saekit.sae.manifest import MANIFEST, read_manifest
+
+if TYPE_CHECKING:
+    from saekit.concepts.catalogue import Catalogue
+
+FOLDER_VARIABLE = "SAEKIT_DICTIONARIES"  # set by `saekit view DIR`
+INDEX, CONCEPTS, CIRCUITS = "index.h5", "concepts.json", "circuits"
+CIRCUIT_VERSION = 1
+SEED_PROMPT = 'The opposite of "large" is "'
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Show what a `SaekitError` says, in place of a traceback, and end the page there."""
+    try:
+        yield
+    except SaekitError as error:
+        st.error(str(error), icon=":material/error:")
+        st.stop()
+
+
+def _stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def dictionary_sets() -> dict[str, Path]:
+    """Dictionary sets to choose from, by folder name: the one asked for, its neighbours, bundled.
+
+    The first is the default.
+    """
+    asked = os.environ.get(FOLDER_VARIABLE)
+    folders = [Path(asked), *sorted(Path(asked).parent.glob("*"))] if asked else []
+    try:
+        folders += sorted(bundled(str(Path(DEFAULT_DICTIONARIES).parent)).glob("*"))
+    except SaekitError:  # a checkout in which nothing is trained yet
+        folders += []
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if (folder / MANIFEST).is_file() and folder.resolve() not in found.values():
+            name = folder.name if folder.name not in found else str(folder)
+            found[name] = folder.resolve()
+    return found
+
+
+def sidebar() -> None:
+    """The dictionary set in the sidebar; its name is in the URL.
+
+    Raises:
+        FormatError: there is no dictionary set at all.
+    """
+    sets = dictionary_sets()
+    if not sets:
+        raise FormatError(
+            "There is no dictionary set to show. Train one: saekit demo, or "
+            "saekit train gpt2-mini --out dictionaries/gpt2-mini; then saekit view DIR."
+        )
+    name = st.sidebar.selectbox("Dictionary set", list(sets), key="set", bind="query-params")
+    st.session_state["folder"] = str(sets[name])
+    manifest = read_manifest(sets[name])
+    layers = manifest["layers"]
+    st.sidebar.caption(
+        f"Model {manifest['model']}, {len(layers)} layers ({layers[0]}-{layers[-1]}), "
+        f"{manifest['d_sae']:,} features each."
+    )
+    if Path(str(manifest["model"])).name == "gpt2-mini" or manifest["model"] == "gpt2-mini":
+        st.sidebar.caption(
+            "gpt2-mini is a small model made for saekit, a model organism: what it shows is "
+            "no claim about GPT-2."
+        )
+
+
+def folder() -> Path:
+    """The chosen dictionary set."""
+    return Path(st.session_state["folder"])
+
+
+def link(**parameters: str) -> dict[str, str]:
+    """Query parameters of a link to another page: these, and the chosen set if it is not the
+    default one (a page switch empties the URL)."""
+    name = st.session_state.get("set")
+    default = next(iter(dictionary_sets()), None)
+    return {**parameters, **({"set": name} if name and name != default else {})}
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _index(path: str, stamp: int) -> FeatureIndex:
+    return FeatureIndex.open(path)
+
+
+def index() -> FeatureIndex:
+    """The feature index of the chosen set.
+
+    Raises:
+        FormatError: there is none; the sentence names the command that builds it.
+    """
+    path = folder() / INDEX
+    return _index(str(path), _stamp(path))
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def _catalogue(path: str, stamp: int) -> "Catalogue":
+    from saekit.concepts.catalogue import Catalogue
+
+    return Catalogue.load(path)
+
+
+def catalogue() -> "Catalogue | None":
+    """The named concepts of the chosen set, or None where none were searched for."""
+    path = folder() / CONCEPTS
+    return _catalogue(str(path), _stamp(path)) if path.is_file() else None
+
+
+def concept_names(layer: int, feature: int) -> list[str]:
+    """Concepts that a feature belongs to."""
+    known = catalogue()
+    name = feature_name(layer, feature)
+    return [c.name for c in known.concepts if name in c.feature_names()] if known else []
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _stored(path: str, stamp: int) -> dict[str, Any]:
+    return read_json(path, CIRCUIT_VERSION)
+
+
+def stored_circuits() -> list[dict[str, Any]]:
+    """The circuits stored with the chosen set; one that cannot be read is reported and left out."""
+    documents = []
+    for path in sorted((folder() / CIRCUITS).glob("*.json")):
+        try:
+            documents.append(_stored(str(path), _stamp(path)))
+        except FormatError as error:
+            st.warning(str(error))
+    # the example that the project is about comes first
+    return sorted(documents, key=lambda document: document["prompt"] != SEED_PROMPT)
+
+
+@st.cache_resource(show_spinner=False, max_entries=2)
+def _loaded(path: str, stamp: int) -> tuple[Any, Any]:
+    from saekit.model.loading import load_model
+    from saekit.sae.storage import DictionarySet
+
+    dictionaries = DictionarySet.load(path)
+    manifest = dictionaries.manifest
+    model = load_model(manifest["model"], prepend_bos=manifest["prepend_bos"])
+    dictionaries.check_model(model)
+    return model, dictionaries
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _live(
+    path: str,
+    stamp: int,
+    concepts_stamp: int,
+    prompt: str,
+    target: str | None,
+    query: int | None,
+    key: int | None,
+    heads: int,
+) -> dict[str, Any]:
+    from saekit.routes.tracing import trace
+
+    model, dictionaries = _loaded(path, stamp)
+    concepts = Path(path) / CONCEPTS
+    known = _catalogue(str(concepts), concepts_stamp) if concepts_stamp else None
+    circuit = trace(
+        model, dictionaries, prompt, target=target, query=query, key=key, heads=heads,
+        catalogue=known,
+    )  # fmt: skip
+    return circuit.to_dict()
+
+
+def live_circuit(
+    prompt: str, target: str | None, query: int | None, key: int | None, heads: int
+) -> dict[str, Any]:
+    """Trace a prompt now (loads torch and the model the first time)."""
+    at = folder()
+    stamps = _stamp(at / MANIFEST), _stamp(at / CONCEPTS)
+    with st.spinner("Tracing. The first prompt also loads the model."):
+        return _live(str(at), *stamps, prompt, target, query, key, heads)

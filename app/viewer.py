@@ -1,0 +1,25 @@
+"""Entry of the viewer: the pages and what they share.  Start it with `saekit view [DIR]`."""
+
+import sys
+from pathlib import Path
+
+# Streamlit puts only this folder on the path; the pages import `app.state`.
+ROOT = str(Path(__file__).resolve().parents[1])
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
+import streamlit as st  # noqa: E402
+
+from app import state  # noqa: E402
+
+st.set_page_config(page_title="saekit", layout="wide")
+page = st.navigation(
+    [
+        st.Page("pages/circuit.py", title="Circuit", icon=":material/hub:", default=True),
+        st.Page("pages/features.py", title="Features", icon=":material/search:"),
+        st.Page("pages/feature.py", title="Feature", icon=":material/bar_chart:"),
+    ]
+)
+with state.sentences():
+    state.sidebar()
+    page.run()

@@ -1,0 +1,221 @@
+"""The catalogue: named concepts with their layers, features and scores, and `concepts.json`.
+
+Importing this module costs no torch.  Scores are measured on the half of the text that was not
+used to choose features; `baseline_f1` is what the same search reaches with displaced labels.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from saekit import __version__
+from saekit.coordinates import feature_name
+from saekit.errors import FormatError, InputError
+from saekit.files import read_json, write_json
+
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class LayerScore:
+    """How well the best small feature set of one layer detects a concept.
+
+    Attributes:
+        layer: residual layer.
+        found: f1 >= 0.5, auroc >= 0.9, f1 above `baseline_f1`, enough positives.
+        features: indices of one to four features; the concept is said to be there when any of
+            them reaches `threshold` times its own `p99`.
+        f1, precision, recall: of that rule, on the reporting half.
+        auroc: of the largest activation / p99 over the features; None without positives.
+        baseline_f1: the largest f1 of the same search with circularly shifted labels.
+        positives: positions of the reporting half at which the concept holds.
+        threshold: share of p99 (0.05 to 0.95), chosen on the selecting half.
+        p99: 99th percentile of each feature's positive activations on the selecting half.
+    """
+
+    layer: int
+    found: bool
+    features: list[int]
+    f1: float
+    precision: float
+    recall: float
+    auroc: float | None
+    baseline_f1: float
+    positives: int
+    threshold: float = 0.05
+    p99: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Concept:
+    """A named concept.
+
+    Attributes:
+        kind: "input", "class" or "output".
+        tokens: texts of its tokens in this model's vocabulary.
+        span: first and last layer of its longest run of found layers; None if found nowhere.
+        layers: one score per layer of the dictionary set.
+        chain: of all chains of features matched between layers, the one with most of the
+            concept's features, written `8/1234`; only those features of it are listed.
+    """
+
+    name: str
+    kind: str
+    tokens: list[str]
+    span: tuple[int, int] | None
+    layers: list[LayerScore]
+    chain: list[str] = field(default_factory=list)
+
+    @property
+    def found_layers(self) -> list[int]:
+        """Layers at which it was found, also outside the span."""
+        return [score.layer for score in self.layers if score.found]
+
+    @property
+    def best(self) -> LayerScore:
+        """The layer with the largest f1, a found one if there is any."""
+        return max(self.layers, key=lambda score: (score.found, score.f1))
+
+    def at(self, layer: int) -> LayerScore | None:
+        """The score of a layer, None where there is no dictionary."""
+        return next((score for score in self.layers if score.layer == layer), None)
+
+    def feature_names(self) -> list[str]:
+        """Its features at all layers where it was found."""
+        return [
+            feature_name(score.layer, feature)
+            for score in self.layers
+            if score.found
+            for feature in score.features
+        ]
+
+
+@dataclass
+class Catalogue:
+    """All concepts of a dictionary set.
+
+    Attributes:
+        model, fingerprint: of the model.
+        dictionaries: folder of the dictionary set, as it was given.
+        text: what text was read, in words.
+        tokens: positions read, BOS not counted.
+        links: how features were matched between layers: thresholds, links and nulls.
+    """
+
+    model: str
+    fingerprint: str
+    dictionaries: str
+    text: str
+    tokens: int
+    concepts: list[Concept]
+    links: dict[str, Any] = field(default_factory=dict)
+
+    def concept(self, name: str) -> Concept:
+        """The concept of a name.
+
+        Raises:
+            InputError: there is none; the known names are listed.
+        """
+        for concept in self.concepts:
+            if concept.name == name:
+                return concept
+        known = ", ".join(concept.name for concept in self.concepts)
+        raise InputError(f'There is no concept "{name}"; known are {known}.')
+
+    def only(self, name: str) -> "Catalogue":
+        """The same catalogue with one concept."""
+        return Catalogue(**{**self._shallow(), "concepts": [self.concept(name)]})
+
+    def name_of(self, layer: int, feature: int) -> str | None:
+        """The concept that a feature belongs to at a layer where it was found."""
+        for concept in self.concepts:
+            score = concept.at(layer)
+            if score is not None and score.found and feature in score.features:
+                return concept.name
+        return None
+
+    def _shallow(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `concepts.json`."""
+        document = {"schema_version": SCHEMA_VERSION, "saekit": __version__, **asdict(self)}
+        for concept in document["concepts"]:
+            concept["span"] = list(concept["span"]) if concept["span"] else None
+        return document
+
+    @classmethod
+    def from_dict(cls, document: dict[str, Any], where: str = "The catalogue") -> "Catalogue":
+        """Inverse of `to_dict`.
+
+        Raises:
+            FormatError: a key is missing or unknown.
+        """
+        try:
+            concepts = [
+                Concept(
+                    **{
+                        **concept,
+                        "span": tuple(concept["span"]) if concept["span"] else None,
+                        "layers": [LayerScore(**score) for score in concept["layers"]],
+                    }
+                )
+                for concept in document["concepts"]
+            ]
+            own = {f.name: document[f.name] for f in fields(cls)}
+        except (KeyError, TypeError) as error:
+            raise FormatError(f"{where} is not a list of concepts ({error}).") from error
+        return cls(**{**own, "concepts": concepts})
+
+    def save(self, path: str | Path) -> None:
+        """Write `concepts.json` atomically."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Catalogue":
+        """Read `concepts.json`.
+
+        Raises:
+            FormatError: missing, truncated, of another version, or something else.
+        """
+        return cls.from_dict(read_json(path, SCHEMA_VERSION), str(path))
+
+
+def _span_words(concept: Concept) -> str:
+    if concept.span is None:
+        return "not found at any layer"
+    first, last = concept.span
+    words = f"layer {first}" if first == last else f"layers {first}-{last}"
+    outside = [str(layer) for layer in concept.found_layers if not first <= layer <= last]
+    return words + (f" (also found at {', '.join(outside)})" if outside else "")
+
+
+def _score_row(score: LayerScore) -> str:
+    if not score.found:
+        why = f"not found at layer {score.layer} (best F1 {score.f1:.2f}"
+        why += "" if score.auroc is None else f", AUROC {score.auroc:.2f}"
+        return f"  {score.layer:>5}  {why}; {score.positives} positives)"
+    names = ", ".join(feature_name(score.layer, feature) for feature in score.features)
+    return (
+        f"  {score.layer:>5}  {score.f1:5.3f}  {score.auroc:5.3f}  {score.precision:9.3f}  "
+        f"{score.recall:6.3f}  {score.baseline_f1:7.3f}  {score.positives:>9}  {names}"
+    )
+
+
+def catalogue_table(catalogue: Catalogue) -> str:
+    """Every concept with every layer, for the terminal."""
+    blocks = []
+    for concept in catalogue.concepts:
+        shown = " ".join(f"`{token}`" for token in concept.tokens[:6])
+        more = f" and {len(concept.tokens) - 6} more" if len(concept.tokens) > 6 else ""
+        lines = [
+            f"{concept.name} ({concept.kind}: {shown}{more}): {_span_words(concept)}",
+            "  layer     F1  AUROC  precision  recall  null F1  positives  features",
+            *map(_score_row, concept.layers),
+        ]
+        blocks.append("\n".join(lines))
+    foot = (
+        f"{catalogue.tokens} positions; features were chosen on one half, scores are of the other; "
+        "null F1 is the best of the same search with displaced labels."
+    )
+    return "\n\n".join([*blocks, foot])

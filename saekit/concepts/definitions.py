@@ -1,0 +1,190 @@
+"""What a concept is: a name and a rule that says at which positions it holds.  Torch-free.
+
+Kinds:
+    input   the current token is one of the named tokens
+    class   the current token belongs to a class of tokens, such as "brackets"
+    output  the model itself gives the named tokens together at least `probability` as the next
+            token (which word really comes next is a poor target in free text)
+"""
+
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from saekit.errors import InputError
+
+KINDS = ("input", "class", "output")
+# straight, typographic and guillemet signs; not the apostrophe, which is mostly inside words
+SIGNS = frozenset('()[]{}"“”„‟«»‹›')
+
+
+def is_bracket(token: str) -> bool:
+    """Whether a token is only quotation marks or brackets, possibly with other punctuation.
+
+    True for `"`, ` (`, `".`, `")`; false for `.` and for anything with a letter or digit.
+    """
+    stripped = token.strip()
+    return any(sign in SIGNS for sign in stripped) and not any(c.isalnum() for c in stripped)
+
+
+def is_digits(token: str) -> bool:
+    """Whether a token is only digits."""
+    return token.strip().isdigit()
+
+
+def is_punctuation(token: str) -> bool:
+    """Whether a token is visible and has no letter or digit (brackets and quotes included)."""
+    stripped = token.strip()
+    # the replacement character stands for a part of a letter
+    return bool(stripped) and not any(
+        c.isalnum() or c == "\N{REPLACEMENT CHARACTER}" for c in token
+    )
+
+
+CLASSES: dict[str, Callable[[str], bool]] = {
+    "brackets": is_bracket,
+    "digits": is_digits,
+    "punctuation": is_punctuation,
+}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One concept to look for.
+
+    Attributes:
+        name: what it is called.
+        kind: one of `KINDS`.
+        tokens: token texts, exact (" large" and "large" are two); those that are no single token
+            of the model are left out.
+        token_class: a name in `CLASSES`, instead of `tokens`, for kind "class".
+        probability: for kind "output", what the tokens must get together.
+
+    Raises:
+        InputError: an impossible definition.
+    """
+
+    name: str
+    kind: str
+    tokens: tuple[str, ...] = ()
+    token_class: str | None = None
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        who = f'Concept "{self.name}"'
+        if self.kind not in KINDS:
+            raise InputError(f'{who}: kind is "{self.kind}"; choose from {", ".join(KINDS)}.')
+        if self.token_class is not None and self.token_class not in CLASSES:
+            raise InputError(
+                f'{who}: there is no class "{self.token_class}"; choose from {", ".join(CLASSES)}.'
+            )
+        if self.token_class is not None and (self.tokens or self.kind != "class"):
+            raise InputError(f'{who}: a class stands alone, with kind "class" and without words.')
+        if not self.tokens and self.token_class is None:
+            raise InputError(f"{who} names no token: give words, tokens or a class.")
+        if not 0 < self.probability <= 1:
+            raise InputError(
+                f"{who}: probability is {self.probability}; it must be above 0 and at most 1."
+            )
+
+
+def forms(word: str) -> tuple[str, ...]:
+    """How a word can stand as a token: `large`, ` large`, `Large`, ` Large`."""
+    capital = word[:1].upper() + word[1:]
+    return tuple(dict.fromkeys((word, f" {word}", capital, f" {capital}")))
+
+
+BUILT_IN = (
+    Definition("opposite", "input", ("opposite", " opposite")),
+    Definition("large", "input", forms("large")),
+    Definition("brackets", "class", token_class="brackets"),
+    Definition("small", "output", ("small", " small")),
+)
+
+
+def resolve(definition: Definition, vocabulary: Sequence[str]) -> list[int]:
+    """The token ids a definition names, ascending.
+
+    Args:
+        definition: the concept.
+        vocabulary: text of every token id.
+
+    Raises:
+        InputError: no token of the vocabulary fits, or none of the forms of one of its words.
+    """
+    if definition.token_class is not None:
+        belongs = CLASSES[definition.token_class]
+        ids = [token for token, text in enumerate(vocabulary) if belongs(text)]
+    else:
+        wanted = set(definition.tokens)
+        ids = [token for token, text in enumerate(vocabulary) if text in wanted]
+        found = {vocabulary[token].strip().lower() for token in ids}
+        for text in definition.tokens:
+            if text.strip().lower() not in found:
+                raise InputError(
+                    f'Concept "{definition.name}": "{text.strip()}" is not a single token of this '
+                    "model, with or without a leading space; choose another word."
+                )
+    if not ids:
+        raise InputError(f'Concept "{definition.name}": no token of this model belongs to it.')
+    return ids
+
+
+_KEYS = {"kind", "words", "tokens", "class", "probability"}
+
+
+def read_definitions(path: str | Path) -> tuple[Definition, ...]:
+    """Definitions from a TOML file, one table per concept.
+
+    Keys: `kind` (default "input", or "class" where a class is named), `words` (each stands for its
+    four `forms`), `tokens` (exact texts), `class` (a name in `CLASSES`), `probability`.
+
+        [colour]
+        words = ["red", "blue"]
+
+        [night]
+        kind = "output"
+        tokens = [" night"]
+
+    Raises:
+        InputError: the file cannot be read, is not TOML, is empty, or has an unknown key.
+    """
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except ValueError as error:  # tomllib's error and a wrong encoding
+        raise InputError(f"{path} is not a TOML file ({error}).") from error
+    if not tables:
+        raise InputError(f"{path} defines no concept: add a table such as [colour].")
+    return tuple(_definition(path, name, table) for name, table in tables.items())
+
+
+def _definition(path: Path, name: str, table: object) -> Definition:
+    if not isinstance(table, dict):
+        raise InputError(f'{path}: "{name}" is not a table; write [{name}] on a line of its own.')
+    if unknown := sorted(set(table) - _KEYS):
+        raise InputError(
+            f'{path}: concept "{name}" has the unknown key "{unknown[0]}"; '
+            f"known are {', '.join(sorted(_KEYS))}."
+        )
+    texts: list[str] = []
+    for key in ("words", "tokens"):
+        given = table.get(key, [])
+        if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+            raise InputError(f'{path}: "{key}" of concept "{name}" must be a list of texts.')
+        for text in given:
+            texts += forms(text.strip()) if key == "words" else [text]
+    probability = table.get("probability", 0.5)
+    if isinstance(probability, bool) or not isinstance(probability, int | float):
+        raise InputError(f'{path}: "probability" of concept "{name}" must be a number.')
+    token_class = table.get("class")
+    return Definition(
+        name,
+        str(table.get("kind", "class" if token_class is not None else "input")),
+        tuple(dict.fromkeys(texts)),
+        None if token_class is None else str(token_class),
+        float(probability),
+    )

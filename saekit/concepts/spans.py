@@ -1,0 +1,138 @@
+"""From layers to spans: of a concept in the dictionaries, and of its activity on a prompt.
+
+A span is the run of layers that holds the most layers at which something is there, with single
+layers missing in between and at least 60% of its layers inside.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from saekit.activations import residuals
+from saekit.concepts.catalogue import Catalogue
+from saekit.coordinates import feature_name
+from saekit.errors import MismatchError
+from saekit.model.loading import LanguageModel
+from saekit.sae.storage import DictionarySet
+
+MIN_SHARE = 0.6
+MIN_RELATIVE = 0.05  # of a feature's 99th percentile: below, it is not called active
+
+
+def longest_run(
+    present: Sequence[int], layers: Sequence[int], min_share: float = MIN_SHARE
+) -> tuple[int, int] | None:
+    """First and last layer of the run with the most present layers.
+
+    Args:
+        present: layers at which something was found.
+        layers: all layers that were looked at, ascending.
+        min_share: share of a run's layers that must be present.
+
+    Returns:
+        The ends (both present), the earlier and shorter run at a tie; None if nothing is present.
+    """
+    there = [layer in set(present) for layer in layers]
+    best: tuple[int, int, int] | None = None  # (count, -length, -first)
+    for first in range(len(layers)):
+        if not there[first]:
+            continue
+        count, last_seen = 0, first
+        for last in range(first, len(layers)):
+            if last - last_seen > 2:  # two layers in a row are missing
+                break
+            if not there[last]:
+                continue
+            count, last_seen = count + 1, last
+            length = last - first + 1
+            if count / length >= min_share:
+                best = max(best or (0, 0, 0), (count, -length, -first))
+    if best is None:
+        return None
+    first = -best[2]
+    return layers[first], layers[first - best[1] - 1]
+
+
+@dataclass
+class PromptSpan:
+    """A concept that is active at a position over the layers first .. last.
+
+    Attributes:
+        position: 1-based, BOS not counted.
+        features: its active features inside the span, written `8/1234`.
+        evidence: per active feature its activation, the share of its 99th percentile, and the F1
+            of the concept at that layer on held-out text.
+    """
+
+    name: str
+    kind: str
+    position: int
+    first: int
+    last: int
+    features: list[str]
+    evidence: list[dict[str, Any]] = field(default_factory=list)
+
+
+@torch.no_grad()
+def prompt_spans(
+    model: LanguageModel, dictionaries: DictionarySet, catalogue: Catalogue, prompt: str
+) -> list[PromptSpan]:
+    """The layers at which each concept is active at each position of a prompt.
+
+    Only layers at which the concept was found on held-out text take part.  It is active where one
+    of its features reaches the concept's threshold there, and never below 5% of the feature's 99th
+    percentile.
+
+    Raises:
+        InputError: the prompt is empty or longer than the context.
+        MismatchError: dictionaries or catalogue of another model.
+    """
+    dictionaries.check_model(model)
+    if catalogue.fingerprint != model.fingerprint:
+        raise MismatchError(
+            f'The concepts belong to model "{catalogue.model}" with fingerprint '
+            f'{catalogue.fingerprint}; "{model.id}" has {model.fingerprint}.'
+        )
+    ids = model.prompt(prompt)
+    layers = dictionaries.layers
+    streams = residuals(model, ids[None], layers)[:, 0]
+    encoded = {
+        layer: dictionaries[layer].encode(x).float().cpu()
+        for layer, x in zip(layers, streams, strict=True)
+    }
+    spans = []
+    for concept in catalogue.concepts:
+        for index in range(int(model.prepend_bos), len(ids)):
+            active: dict[int, list[dict[str, Any]]] = {}
+            for score in concept.layers:
+                if not score.found or score.layer not in encoded:
+                    continue
+                here = [
+                    {
+                        "feature": feature_name(score.layer, feature),
+                        "activation": float(f"{value:.5g}"),
+                        "share_of_p99": round(value / p99, 3),
+                        "f1": score.f1,
+                    }
+                    for feature, p99 in zip(score.features, score.p99, strict=True)
+                    if (value := float(encoded[score.layer][index, feature])) > 0
+                    and value >= max(score.threshold, MIN_RELATIVE) * p99
+                ]
+                if here:
+                    active[score.layer] = here
+            run = longest_run(list(active), layers)
+            if run is None:
+                continue
+            evidence = [
+                row for layer, rows in active.items() if run[0] <= layer <= run[1] for row in rows
+            ]
+            position = index + (not model.prepend_bos)
+            spans.append(
+                PromptSpan(
+                    concept.name, concept.kind, position, *run,
+                    [row["feature"] for row in evidence], evidence,
+                )
+            )  # fmt: skip
+    return sorted(spans, key=lambda span: (span.position, span.first, span.name))

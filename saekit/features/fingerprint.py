@@ -1,0 +1,47 @@
+"""A fingerprint of a dictionary that can be taken without torch, so a foreign index is refused.
+
+SHA-256 over float32 values of b_enc, b_dec and the first rows of W_enc: any other training run
+differs in all of them, and reading them takes milliseconds where all weights would take seconds.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+
+from saekit.errors import FormatError
+
+ROWS = 4
+WEIGHTS = "sae_weights.safetensors"
+
+
+def weights_fingerprint(
+    W_enc: Float[np.ndarray, "row d_sae"],
+    b_enc: Float[np.ndarray, "d_sae"],
+    b_dec: Float[np.ndarray, "d_in"],
+) -> str:
+    """Fingerprint of weights in memory (at least the first rows of `W_enc`)."""
+    digest = hashlib.sha256()
+    for array in (b_enc, b_dec, W_enc[:ROWS]):
+        digest.update(np.ascontiguousarray(array, dtype=np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def folder_fingerprint(folder: str | Path) -> str | None:
+    """Fingerprint of a SAELens folder; None where the weights are in a type numpy lacks (bf16).
+
+    Raises:
+        FormatError: the weights are missing or broken.
+    """
+    path = Path(folder) / WEIGHTS
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = [file.get_slice(name) for name in ("W_enc", "b_enc", "b_dec")]
+            if any(part.get_dtype() not in ("F16", "F32", "F64") for part in slices):
+                return None
+            W_enc, b_enc, b_dec = slices
+            return weights_fingerprint(W_enc[:ROWS], b_enc[:], b_dec[:])
+    except (SafetensorError, OSError) as error:
+        raise FormatError(f"{path} cannot be read ({error}); is it missing or cut?") from error

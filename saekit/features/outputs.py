@@ -1,0 +1,42 @@
+"""Which tokens a feature's decoder direction promotes and suppresses.
+
+A direction d written into the stream reaches the logits through the final LayerNorm.  Without the
+division by the norm, which is common to all tokens, that is ((d - mean(d)) * gamma_f) W_U; its
+mean over the vocabulary changes no probability and is subtracted.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saekit.model.loading import LanguageModel
+
+_ENTRIES = 2**24  # logits computed at once
+
+
+def output_logits(
+    model: LanguageModel, directions: Float[Tensor, "n d_model"]
+) -> Float[Tensor, "n d_vocab"]:
+    """Logits per unit of each direction, their vocabulary mean subtracted."""
+    gamma = model.hf.transformer.ln_f.weight.float()
+    centred = directions - directions.mean(-1, keepdim=True)
+    logits = (centred * gamma) @ model.hf.lm_head.weight.float().T
+    return logits - logits.mean(-1, keepdim=True)
+
+
+@torch.no_grad()
+def output_tokens(
+    model: LanguageModel, W_dec: Float[Tensor, "d_sae d_model"], top: int
+) -> tuple[Int[Tensor, "d_sae two_top"], Float[Tensor, "d_sae two_top"]]:
+    """The most promoted tokens (highest first), then the most suppressed (lowest first).
+
+    Returns:
+        Token ids and values, both on the CPU.
+    """
+    tokens, values = [], []
+    for rows in W_dec.float().split(max(1, _ENTRIES // model.d_vocab)):
+        logits = output_logits(model, rows)
+        highest, lowest = logits.topk(top), logits.topk(top, largest=False)
+        tokens.append(torch.cat([highest.indices, lowest.indices], -1).cpu())
+        values.append(torch.cat([highest.values, lowest.values], -1).cpu())
+    return torch.cat(tokens), torch.cat(values)

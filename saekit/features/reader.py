@@ -1,0 +1,264 @@
+"""Questions to a feature index: by token, by feature, by text.  numpy and h5py only.
+
+Layout of `index.h5` (schema_version 1; L layers, F = d_sae features, V tokens, W = 24 tokens of a
+window).  `share` datasets are float16 fractions of the feature's maximum.
+
+    attributes       format, schema_version, saekit, model, fingerprint (of the model's weights),
+                     dictionaries [L] (fingerprints, see `saekit.features.fingerprint`), layers [L],
+                     d_sae, n_tokens (positions counted, BOS excluded), bos, prepend_bos
+    vocabulary/      bytes uint8 (UTF-8 texts of all tokens, joined), offsets uint32 [V + 1],
+                     counts uint32 [V] (occurrences in the indexed text)
+    features/        count uint32 [L, F], mean float32 [L, F], maximum float32 [L, F],
+                     histogram uint32 [L, F, 50], log2_range int16 [L, F] (bins are equal, from 0
+                     to 2**log2_range), token [L, F, 10] with token_count, token_mean (share) and
+                     token_max (share): current tokens by total activation, count 0 where unused,
+                     output_token [L, F, 20] and output_value float16: promoted, then suppressed
+    examples/        strongest places, strongest first:
+                     row int32 [L, F, N] (in `contexts`, -1 where unused), place uint16 [L, F, N],
+                     value (share) [L, F, N], window uint8 [L, F, N, W] (activations around the
+                     place, 255ths of the maximum, rounded up)
+    samples/         the same for places drawn at random among the active ones
+    contexts         token ids [rows, context], the text that examples point into
+    tokens/          start int64 [V + 1]; entries start[t]:start[t + 1] belong to token t, by layer
+                     and falling lift: layer uint8 (its place in `layers`), feature, count uint32,
+                     mean (share), max (share); of the features that fire on at least `MIN_SHARE`
+                     of the token's positions and at least twice, those of the highest lift, at
+                     most 20 per layer
+
+Arrays are chunked by 64 features and compressed, so a feature or a token is read in milliseconds.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from saekit.coordinates import feature_name
+from saekit.errors import InputError
+from saekit.features.index_file import AFTER, BEFORE, IndexFile
+from saekit.features.records import (
+    Example,
+    FeatureRecord,
+    OutputToken,
+    TextFeatures,
+    TokenHit,
+    TokenStatistic,
+)
+
+if TYPE_CHECKING:
+    from saekit.model.loading import LanguageModel
+    from saekit.sae.storage import DictionarySet
+
+RANKS = ("lift", "mean", "max", "density")
+
+
+class FeatureIndex(IndexFile):
+    """An open index (see `IndexFile` for its attributes and `open`).
+
+    Example:
+        >>> with FeatureIndex.open("dictionaries/gpt2-mini") as index:  # doctest: +SKIP
+        ...     [hit.name for hit in index.by_token(" large", top=3)]
+        ['2/1371', '1/2200', '3/518']
+    """
+
+    def densities(self, layer: int) -> Float[np.ndarray, "d_sae"]:
+        """P(active) of every feature of a layer."""
+        return (self.summary["count"][self.slot(layer)] / self.n_tokens).astype(np.float32)
+
+    def means(self, layer: int) -> Float[np.ndarray, "d_sae"]:
+        """Mean activation, where active, of every feature of a layer."""
+        return self.summary["mean"][self.slot(layer)].copy()
+
+    def maxima(self, layer: int) -> Float[np.ndarray, "d_sae"]:
+        """Largest activation of every feature of a layer."""
+        return self.summary["maximum"][self.slot(layer)].copy()
+
+    def top_token_ids(self, layer: int) -> np.ndarray:
+        """The token each feature of a layer gives most activation to; -1 for dead features."""
+        slot = self.slot(layer)
+        token = self.read("features/token", slot, slice(None), 0).astype(np.int64)
+        return np.where(self.read("features/token_count", slot, slice(None), 0) > 0, token, -1)
+
+    def by_token(
+        self,
+        token: str | int,
+        layers: Iterable[int] | None = None,
+        top: int = 20,
+        rank: str = "lift",
+        max_density: float | None = None,
+        min_share: float = 0.1,
+    ) -> list[TokenHit]:
+        """The features that fire on a token, best first.
+
+        Args:
+            token: `"large"` asks for "large" and " large", `" large"` only for itself; or an id.
+            layers: only these.
+            top: how many.
+            rank: "lift" (how specific), "mean" or "max" (how strong, on this token), "density"
+                (how rare in general).
+            max_density: leave out features that fire more often than this in general.
+            min_share: leave out features active on a smaller share of the token's positions
+                (below 0.05 nothing is stored).
+
+        Raises:
+            InputError: not a token, a layer that is not in the index, an unknown rank.
+        """
+        if rank not in RANKS:
+            raise InputError(f'There is no rank "{rank}"; choose from {", ".join(RANKS)}.')
+        wanted = None if layers is None else [self.slot(layer) for layer in layers]
+        hits: list[TokenHit] = []
+        for token_id in self.words.ids(token):
+            hits += self._token_hits(token_id, wanted, max_density, min_share)
+        if rank == "density":
+            hits.sort(key=lambda hit: (hit.density, -hit.lift))
+        else:
+            hits.sort(key=lambda hit: (getattr(hit, rank), hit.count, hit.mean), reverse=True)
+        return hits[:top]
+
+    def _token_hits(
+        self, token: int, slots: list[int] | None, max_density: float | None, min_share: float
+    ) -> list[TokenHit]:
+        start, end = self.read("tokens/start", slice(token, token + 2))
+        part = slice(int(start), int(end))
+        slot, feature, count, mean, largest = (
+            self.read(f"tokens/{name}", part)
+            for name in ("layer", "feature", "count", "mean", "max")
+        )
+        token_count = int(self.token_counts[token])
+        density = self.summary["count"][slot, feature] / self.n_tokens
+        maximum = self.summary["maximum"][slot, feature].astype(np.float64)
+        keep = count >= min_share * token_count
+        if slots is not None:
+            keep &= np.isin(slot, slots)
+        if max_density is not None:
+            keep &= density <= max_density
+        return [
+            TokenHit(
+                layer=self.layers[slot[i]],
+                feature=int(feature[i]),
+                token=self.vocabulary[token],
+                token_id=token,
+                count=int(count[i]),
+                token_count=token_count,
+                mean=float(mean[i] * maximum[i]),
+                max=float(largest[i] * maximum[i]),
+                lift=float(count[i] / token_count / density[i]),
+                density=float(density[i]),
+            )
+            for i in np.flatnonzero(keep)
+        ]
+
+    def feature(self, layer: int, feature: int, label: str | None = None) -> FeatureRecord:
+        """Everything about one feature.
+
+        Raises:
+            InputError: no such layer or feature in the index.
+        """
+        at = self._place(layer, feature)
+        count = int(self.summary["count"][at])
+        maximum = float(self.summary["maximum"][at])
+        histogram = self.read("features/histogram", *at).astype(np.int64)
+        width = 2.0 ** int(self.read("features/log2_range", *at)) / len(histogram)
+        output = [
+            OutputToken(self.vocabulary[token], int(token), float(value))
+            for token, value in zip(
+                self.read("features/output_token", *at),
+                self.read("features/output_value", *at),
+                strict=True,
+            )
+        ]
+        return FeatureRecord(
+            layer=layer,
+            feature=feature,
+            count=count,
+            density=count / self.n_tokens,
+            mean=float(self.summary["mean"][at]),
+            max=maximum,
+            histogram=histogram,
+            edges=width * np.arange(len(histogram) + 1),
+            examples=self._examples("examples", at, maximum),
+            samples=self._examples("samples", at, maximum),
+            top_tokens=self._top_tokens(at, maximum),
+            output_top=output[: len(output) // 2],
+            output_bottom=output[len(output) // 2 :],
+            label=label,
+        )
+
+    def top_example(self, layer: int, feature: int) -> Example | None:
+        """The strongest example of a feature; None if it never was active."""
+        at = self._place(layer, feature)
+        found = self._examples("examples", at, float(self.summary["maximum"][at]), limit=1)
+        return found[0] if found else None
+
+    def _place(self, layer: int, feature: int) -> tuple[int, int]:
+        slot = self.slot(layer)
+        if not 0 <= feature < self.d_sae:
+            raise InputError(
+                f"Feature {feature_name(layer, feature)} does not exist: layer {layer} has "
+                f"features 0 to {self.d_sae - 1}."
+            )
+        return slot, feature
+
+    def _top_tokens(self, at: tuple[int, int], maximum: float) -> list[TokenStatistic]:
+        columns = [
+            self.read(f"features/{name}", *at)
+            for name in ("token", "token_count", "token_mean", "token_max")
+        ]
+        return [
+            TokenStatistic(
+                self.vocabulary[token], int(token), int(count), float(mean) * maximum,
+                float(largest) * maximum,
+            )
+            for token, count, mean, largest in zip(*columns, strict=True)
+            if count
+        ]  # fmt: skip
+
+    def _examples(
+        self, group: str, at: tuple[int, int], maximum: float, limit: int | None = None
+    ) -> list[Example]:
+        columns = [
+            self.read(f"{group}/{name}", *at, slice(limit))
+            for name in ("row", "place", "value", "window")
+        ]
+        return [
+            self._example(int(row), int(place), float(value) * maximum, window / 255 * maximum)
+            for row, place, value, window in zip(*columns, strict=True)
+            if row >= 0
+        ]
+
+    def _example(self, row: int, place: int, value: float, window: np.ndarray) -> Example:
+        """The window of an example, cut where its document begins and ends."""
+        context = self.read("contexts", row)
+        ends = np.flatnonzero(context == self.bos)
+        first = max(place - BEFORE, int(ends[ends < place].max(initial=-1)) + 1)
+        last = min(place + AFTER + 1, int(ends[ends > place].min(initial=len(context))))
+        ids = context[first:last].tolist()
+        activations = window[first - place + BEFORE : last - place + BEFORE].tolist()
+        activations[place - first] = value
+        return Example(
+            tokens=[self.vocabulary[token] for token in ids],
+            token_ids=ids,
+            activations=activations,
+            position=place - first,
+            value=value,
+            context=row,
+            place=place,
+        )
+
+    def by_text(
+        self,
+        model: "LanguageModel",
+        dictionaries: "DictionarySet",
+        text: str,
+        top: int = 5,
+        layers: Iterable[int] | None = None,
+        max_density: float | None = None,
+    ) -> TextFeatures:
+        """The features active on a text, with what the index knows about them (loads torch).
+
+        See `saekit.features.live.by_text`.
+        """
+        from saekit.features.live import by_text
+
+        return by_text(model, dictionaries, text, top, layers, index=self, max_density=max_density)

@@ -1,0 +1,147 @@
+"""Running statistics of features: counts, means, maxima, histograms, and what tokens they fire on.
+
+numpy only.  Everything is of bounded size, however many tokens are read.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+BINS = 50
+PAIRS_PER_FEATURE = 256
+_BUFFERED = 2**20
+
+
+class Moments:
+    """Count, total, largest and histogram of the activations of each feature of one layer.
+
+    A histogram has `BINS` equal bins from 0 to 2**log2_range.  When a larger activation comes, the
+    range is doubled and neighbouring bins are merged, so no activation is ever counted in a wrong
+    bin and at least half of the range is in use.
+    """
+
+    def __init__(self, d_sae: int):
+        self.d_sae = d_sae
+        self.count = np.zeros(d_sae, np.int64)
+        self.total = np.zeros(d_sae)
+        self.largest = np.zeros(d_sae, np.float32)
+        self.histogram = np.zeros((d_sae, BINS), np.uint32)
+        self.log2_range = np.full(d_sae, -126, np.int16)
+
+    def add(self, feature: Int[np.ndarray, "n"], value: Float[np.ndarray, "n"]) -> None:
+        """Count activations, all above 0."""
+        self.count += np.bincount(feature, minlength=self.d_sae)
+        self.total += np.bincount(feature, weights=value, minlength=self.d_sae)
+        np.maximum.at(self.largest, feature, value)
+        self._widen()
+        width = np.ldexp(1.0, self.log2_range.astype(np.int32)) / BINS
+        place = np.minimum((value / width[feature]).astype(np.int64), BINS - 1)
+        counts = np.bincount(feature * BINS + place, minlength=self.d_sae * BINS)
+        self.histogram += counts.reshape(self.d_sae, BINS).astype(np.uint32)
+
+    def _widen(self) -> None:
+        """Double ranges until the largest activation fits."""
+        exponent = np.frexp(self.largest)[1]  # largest < 2**exponent
+        needed = np.where(self.largest > 0, np.maximum(exponent, self.log2_range), self.log2_range)
+        growth = needed - self.log2_range
+        while (grow := growth > 0).any():
+            used = grow & (self.histogram.any(-1))
+            merged = self.histogram[used].reshape(-1, BINS // 2, 2).sum(-1, dtype=np.uint32)
+            self.histogram[used] = np.concatenate([merged, np.zeros_like(merged)], -1)
+            steps = np.where(used, 1, growth)  # empty histograms need no merging
+            self.log2_range[grow] += steps[grow].astype(np.int16)
+            growth = needed - self.log2_range
+
+    @property
+    def mean(self) -> Float[np.ndarray, "d_sae"]:
+        """Mean activation where active, 0 for a feature that never was."""
+        return self.total / np.maximum(1, self.count)
+
+
+class Pairs:
+    """Which features fire on which tokens: count, total and largest per (token, feature) pair.
+
+    At most `PAIRS_PER_FEATURE` * d_sae pairs are kept; beyond, the pairs with the smallest counts
+    are forgotten, so that only rare pairs of very long texts can be undercounted.
+
+    Attributes:
+        key: token * d_sae + feature, ascending.
+    """
+
+    def __init__(self, d_sae: int):
+        self.d_sae = d_sae
+        self.limit = PAIRS_PER_FEATURE * d_sae
+        self.key = np.zeros(0, np.int64)
+        self.count = np.zeros(0, np.int32)
+        self.total = np.zeros(0)
+        self.largest = np.zeros(0, np.float32)
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(
+        self,
+        token: Int[np.ndarray, "n"],
+        feature: Int[np.ndarray, "n"],
+        value: Float[np.ndarray, "n"],
+    ) -> None:
+        """Count activations."""
+        self._waiting.append((token.astype(np.int64) * self.d_sae + feature, value))
+        if sum(len(key) for key, _ in self._waiting) >= _BUFFERED:
+            self.settle()
+
+    def settle(self) -> None:
+        """Bring what was added into the table."""
+        if not self._waiting:
+            return
+        key = np.concatenate([key for key, _ in self._waiting])
+        value = np.concatenate([value for _, value in self._waiting])
+        self._waiting.clear()
+        order = np.argsort(key)
+        new = _reduced(key[order], np.ones(len(key), np.int32), value[order], value[order])
+        old = (self.key, self.count, self.total, self.largest)
+        both = [np.concatenate(pair) for pair in zip(old, new, strict=True)]
+        order = np.argsort(both[0], kind="stable")  # two ascending runs: linear time
+        table = _reduced(*(column[order] for column in both))
+        if len(table[0]) > self.limit:
+            kept = np.sort(np.argpartition(-table[1], self.limit)[: self.limit])
+            table = tuple(column[kept] for column in table)
+        self.key, self.count, self.total, self.largest = table
+
+    @property
+    def token(self) -> Int[np.ndarray, "pair"]:
+        return self.key // self.d_sae
+
+    @property
+    def feature(self) -> Int[np.ndarray, "pair"]:
+        return self.key % self.d_sae
+
+
+def _reduced(
+    key: np.ndarray, count: np.ndarray, total: np.ndarray, largest: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One row per key, of columns sorted by key."""
+    if not len(key):
+        return key, count, total.astype(np.float64), largest
+    starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    return (
+        key[starts],
+        np.add.reduceat(count, starts, dtype=np.int32),
+        np.add.reduceat(total, starts, dtype=np.float64),
+        np.maximum.reduceat(largest, starts),
+    )
+
+
+def best_of_each(
+    group: Int[np.ndarray, "n"], score: Float[np.ndarray, "n"], limit: int
+) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"]]:
+    """The `limit` entries of the highest score in each group.
+
+    Returns:
+        Indices into the input, sorted by group and falling score, and the rank of each in its
+        group (from 0).
+    """
+    order = np.lexsort((-score, group))
+    ordered = group[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    sizes = np.diff(np.append(starts, len(ordered)))
+    rank = np.arange(len(ordered)) - np.repeat(starts, sizes)
+    kept = rank < limit
+    return order[kept], rank[kept]

@@ -1,0 +1,211 @@
+"""Writes `index.h5`, one layer at a time (layout: see `saekit.features.reader`)."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from saekit import __version__
+from saekit.errors import InputError
+from saekit.features.examples import WINDOW, KeptExamples
+from saekit.features.index_file import FORMAT, MIN_SHARE, SCHEMA_VERSION
+from saekit.features.statistics import BINS, Moments, Pairs, best_of_each
+
+TOKENS = 10  # current tokens kept per feature
+MIN_COUNT = 2  # activations of a feature on a token below which it is not listed there
+_CHUNK = 64  # features per HDF5 chunk
+_ENTRIES = 4096  # entries of the token table per HDF5 chunk
+
+
+def smallest_type(largest: int) -> np.dtype:
+    """uint16 if it holds the value, else uint32."""
+    return np.dtype(np.uint16 if largest < 2**16 else np.uint32)
+
+
+def shares(values: np.ndarray, maximum: np.ndarray) -> np.ndarray:
+    """Fractions of the maximum, as stored (0 where the maximum is 0)."""
+    return (values / np.where(maximum > 0, maximum, 1)).astype(np.float16)
+
+
+class IndexWriter:
+    """Collects finished layers into one HDF5 file.
+
+    Args:
+        path: a temporary path; the caller renames it.
+        attributes: everything of the layout's attributes except format and versions.
+        n_examples, n_samples: places per feature.
+        vocabulary: texts of all tokens.
+        token_counts: occurrences of all tokens in the text.
+        outputs: promoted and suppressed tokens per feature, together.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        attributes: dict[str, Any],
+        n_examples: int,
+        n_samples: int,
+        vocabulary: list[str],
+        token_counts: np.ndarray,
+        outputs: int,
+    ):
+        self.n_layers, self.d_sae = len(attributes["layers"]), attributes["d_sae"]
+        self.token_counts, self.n_tokens = token_counts, attributes["n_tokens"]
+        self._token_type = smallest_type(len(vocabulary))
+        self._feature_type = smallest_type(self.d_sae)
+        self._entries: list[tuple[np.ndarray, ...]] = []
+        self._path = path
+        self._file = h5py.File(path, "w")
+        versions = {"schema_version": SCHEMA_VERSION, "saekit": __version__}
+        self._file.attrs.update({"format": FORMAT, **versions, **attributes})
+        texts = [text.encode() for text in vocabulary]
+        offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts])])
+        self._store("vocabulary/bytes", np.frombuffer(b"".join(texts), np.uint8))
+        self._store("vocabulary/offsets", offsets.astype(np.uint32))
+        self._store("vocabulary/counts", token_counts.astype(np.uint32))
+        for name, tail, dtype in (
+            ("features/count", (), np.uint32),
+            ("features/mean", (), np.float32),
+            ("features/maximum", (), np.float32),
+            ("features/log2_range", (), np.int16),
+            ("features/histogram", (BINS,), np.uint32),
+            ("features/token", (TOKENS,), self._token_type),
+            ("features/token_count", (TOKENS,), np.uint32),
+            ("features/token_mean", (TOKENS,), np.float16),
+            ("features/token_max", (TOKENS,), np.float16),
+            ("features/output_token", (outputs,), self._token_type),
+            ("features/output_value", (outputs,), np.float16),
+        ):
+            self._create(name, tail, dtype)
+        for group, places in (("examples", n_examples), ("samples", n_samples)):
+            self._create(f"{group}/row", (places,), np.int32)
+            self._create(f"{group}/place", (places,), np.uint16)
+            self._create(f"{group}/value", (places,), np.float16)
+            self._create(f"{group}/window", (places, WINDOW), np.uint8)
+
+    def _create(self, name: str, tail: tuple[int, ...], dtype: Any) -> None:
+        whole = not tail  # one number per feature is read for all features at once
+        self._file.create_dataset(
+            name,
+            (self.n_layers, self.d_sae, *tail),
+            dtype,
+            chunks=(1, self.d_sae if whole else min(_CHUNK, self.d_sae), *tail),
+            compression="gzip",
+            compression_opts=6,
+            shuffle=True,
+        )
+
+    def _store(self, name: str, array: np.ndarray, chunk: int | None = None) -> None:
+        options: dict[str, Any] = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
+        if chunk is not None:
+            options["chunks"] = (min(chunk, max(1, len(array))), *array.shape[1:])
+        self._file.create_dataset(name, data=array, **(options if array.size else {}))
+
+    def write_layer(
+        self,
+        slot: int,
+        moments: Moments,
+        pairs: Pairs,
+        kept: dict[str, KeptExamples],
+        output_token: np.ndarray,
+        output_value: np.ndarray,
+        per_token: int,
+    ) -> None:
+        """Store one layer; `kept` holds "examples" and "samples"."""
+        maximum = moments.largest
+        columns = {
+            "count": moments.count,
+            "mean": moments.mean,
+            "maximum": maximum,
+            "log2_range": np.where(maximum > 0, moments.log2_range, 0),
+            "histogram": moments.histogram,
+            "output_token": output_token,
+            "output_value": output_value,
+            **self._feature_tokens(pairs, maximum),
+        }
+        for name, column in columns.items():
+            self._set(f"features/{name}", slot, column)
+        for group, table in kept.items():
+            steps = table.window / np.where(maximum > 0, maximum, 1)[:, None, None] * 255
+            window = np.ceil(steps - 1e-3).clip(0, 255)  # the maximum itself is 255, not 256
+            used = table.used
+            self._set(f"{group}/row", slot, np.where(used, table.row, -1))
+            self._set(f"{group}/place", slot, np.where(used, table.place, 0))
+            self._set(f"{group}/value", slot, shares(table.value, maximum[:, None]) * used)
+            self._set(f"{group}/window", slot, window * used[..., None])
+        self._entries.append(self._token_features(slot, pairs, moments, per_token))
+
+    def _set(self, name: str, slot: int, column: np.ndarray) -> None:
+        dataset = self._file[name]
+        assert isinstance(dataset, h5py.Dataset)
+        dataset[slot] = column.astype(dataset.dtype)
+
+    def _feature_tokens(self, pairs: Pairs, maximum: np.ndarray) -> dict[str, np.ndarray]:
+        """The tokens with the most total activation of every feature."""
+        feature = pairs.feature
+        chosen, rank = best_of_each(feature, pairs.total, TOKENS)
+        feature = feature[chosen]
+        count, mean = pairs.count[chosen], pairs.total[chosen] / pairs.count[chosen]
+        columns = {
+            "token": pairs.token[chosen],
+            "token_count": count,
+            "token_mean": shares(mean, maximum[feature]),
+            "token_max": shares(pairs.largest[chosen], maximum[feature]),
+        }
+        result = {}
+        for name, column in columns.items():
+            result[name] = np.zeros((self.d_sae, TOKENS), column.dtype)
+            result[name][feature, rank] = column
+        return result
+
+    def _token_features(
+        self, slot: int, pairs: Pairs, moments: Moments, per_token: int
+    ) -> tuple[np.ndarray, ...]:
+        """Entries of the token table: the features of highest lift for every token."""
+        token, feature = pairs.token, pairs.feature
+        share = pairs.count / np.maximum(1, self.token_counts[token])
+        listed = np.flatnonzero((share >= MIN_SHARE) & (pairs.count >= MIN_COUNT))
+        # many features fire on one token only and share the largest lift: then the frequent first
+        lift = share[listed] / moments.count[feature[listed]] + 1e-9 * share[listed]
+        chosen, _ = best_of_each(token[listed], lift, per_token)
+        at = listed[chosen]
+        maximum = moments.largest[feature[at]]
+        return (
+            token[at],
+            np.full(len(at), slot, np.uint8),
+            feature[at].astype(self._feature_type),
+            pairs.count[at].astype(np.uint32),
+            shares(pairs.total[at] / pairs.count[at], maximum),
+            shares(pairs.largest[at], maximum),
+        )
+
+    def write_contexts(self, contexts: np.ndarray) -> None:
+        """Store the rows of text that examples point into."""
+        self._store("contexts", contexts.astype(self._token_type), chunk=16)
+
+    def finish(self) -> None:
+        """Store the token table and close the file."""
+        columns = [np.concatenate(parts) for parts in zip(*self._entries, strict=True)]
+        order = np.argsort(columns[0], kind="stable")  # within a token: layers, then falling lift
+        token, *columns = (column[order] for column in columns)
+        start = np.searchsorted(token, np.arange(len(self.token_counts) + 1))
+        self._store("tokens/start", start.astype(np.int64))
+        for name, column in zip(("layer", "feature", "count", "mean", "max"), columns, strict=True):
+            self._store(f"tokens/{name}", column, chunk=_ENTRIES)
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._file.close()
+        except (RuntimeError, OSError) as closing:  # HDF5 reports a full disk when it flushes
+            raise InputError(f"Cannot write {self._path} ({closing}).") from closing

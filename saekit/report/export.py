@@ -1,0 +1,103 @@
+"""The files of a report: circuit.json, circuit.svg, circuit.png and report.html."""
+
+import json
+import logging
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from saekit.errors import InputError
+from saekit.files import ensure_writable, write_bytes, write_text
+from saekit.report.claims import as_document
+from saekit.report.html import report_page
+from saekit.report.svg import circuit_svg
+
+PNG_WIDTH = 2400
+_LOG = logging.getLogger(__name__)
+_PROBE = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 20 20">{}</svg>',
+    '<text x="1" y="15" font-size="14" font-family="sans-serif">A</text>',
+)
+
+
+def _render(svg: str, width: int) -> bytes:
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise InputError(
+            "Pictures in PNG form need the package resvg_py: install it with "
+            "pip install resvg_py, or use the SVG."
+        ) from error
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, width=width))
+
+
+@cache
+def fonts_found() -> bool:
+    """Whether this system has a font that the PNG converter can draw letters with."""
+    page, letter = _PROBE
+    return _render(page.format(letter), 20) != _render(page.format(""), 20)
+
+
+def png_problem() -> str | None:
+    """Why no PNG can be made on this system, in one sentence; None if it can."""
+    try:
+        if fonts_found():
+            return None
+    except InputError as error:
+        return str(error)
+    return (
+        "No font was found on this system, so the PNG would have no text: install one "
+        "(for example the package fonts-dejavu-core), or use the SVG."
+    )
+
+
+def circuit_png(circuit: Any, theme: str = "light", width: int = PNG_WIDTH) -> bytes:
+    """The figure as PNG, `width` pixels wide, drawn with the system's fonts.
+
+    Raises:
+        InputError: the converter is not installed, or the system has no font (the picture would
+            come out without a word).
+    """
+    problem = png_problem()
+    if problem:
+        raise InputError(problem)
+    return _render(circuit_svg(circuit, theme), width)
+
+
+def circuit_json(circuit: Any) -> str:
+    """The circuit's document as text, one line per key, as `Circuit.save` writes it."""
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+        for name, value in as_document(circuit).items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def write_report(circuit: Any, out: str | Path) -> list[Path]:
+    """Write circuit.json, circuit.svg, circuit.png and report.html into the folder `out`.
+
+    Where a PNG cannot be made (no converter, no font) the other three are written and one sentence
+    is logged.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    folder = ensure_writable(out)
+    texts = {
+        "circuit.json": circuit_json(circuit),
+        "circuit.svg": circuit_svg(circuit, "light"),
+        "report.html": report_page(circuit),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    written = [folder / name for name in texts]
+    problem = png_problem()
+    if problem:
+        _LOG.warning("circuit.png was not written: %s", problem)
+        return written
+    picture = circuit_png(circuit)
+    write_bytes(folder / "circuit.png", picture)
+    return [*written, folder / "circuit.png"]

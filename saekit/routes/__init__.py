@@ -1,0 +1,1 @@
+"""Which attention heads carry one concept to another on a prompt: attribution, causal checks."""

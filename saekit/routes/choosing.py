@@ -1,0 +1,172 @@
+"""Which target a trace explains: the one asked for, or what the model is about to say.
+
+Asked for: a feature (`8/1234`), a concept of the catalogue, or an output token, in this order.
+Not asked for: an output concept of the catalogue that has the predicted token among its tokens;
+else the feature at the last layer that adds most to that token's logit; else the logit itself.
+A concept stands for its member that is most active at the query, at the deepest layer where any is.
+"""
+
+import re
+
+import torch
+
+from saekit.concepts.catalogue import Catalogue, Concept
+from saekit.coordinates import feature_name, parse_feature
+from saekit.errors import InputError
+from saekit.model.forward import ExactGPT2, Forward
+from saekit.model.loading import LanguageModel
+from saekit.routes.targets import (
+    Target,
+    activations,
+    feature_target,
+    token_direction,
+    token_target,
+)
+from saekit.sae.dictionary import Dictionary
+from saekit.sae.storage import DictionarySet
+
+NEAREST = 3
+
+
+def _plain(text: str) -> str:
+    return text.strip().lower()
+
+
+class TargetChooser:
+    """Finds the target of one prompt at one query position.
+
+    Args:
+        query: tensor index (BOS counted).
+        position: the same as people count it, for messages.
+    """
+
+    def __init__(
+        self,
+        exact: ExactGPT2,
+        clean: Forward,
+        model: LanguageModel,
+        dictionaries: DictionarySet,
+        catalogue: Catalogue | None,
+        query: int,
+        position: int,
+    ) -> None:
+        self.exact, self.clean, self.model = exact, clean, model
+        self.dictionaries, self.catalogue = dictionaries, catalogue
+        self.query, self.position = query, position
+        self.concepts = list(catalogue.concepts) if catalogue is not None else []
+
+    def choose(self, wanted: str | None) -> Target:
+        """The target named `wanted`, or the automatic one.
+
+        Raises:
+            InputError: unknown, not active at the query (the nearest active ones are named), or
+                at layer 0, where nothing can have arrived.
+        """
+        target = self._automatic() if wanted is None else self._named(wanted)
+        if target.layer == 0:
+            raise InputError(
+                f'"{target.label}" is at layer 0, before any attention head: '
+                "choose a target at a higher layer."
+            )
+        return target
+
+    def _named(self, wanted: str) -> Target:
+        if re.fullmatch(r"\s*\d+/\d+\s*", wanted):
+            return self._feature(*parse_feature(wanted))
+        for concept in self.concepts:
+            if _plain(concept.name) == _plain(wanted):
+                return self._concept(concept)
+        for text in (wanted, f" {wanted}"):
+            ids = self.model.tokens(text) if text.strip() else []
+            if len(ids) == 1:
+                return token_target(self.exact, self.clean, ids[0], self.query, text)
+        names = ", ".join(concept.name for concept in self.concepts) or "none are loaded"
+        raise InputError(
+            f'"{wanted}" is neither a concept ({names}), nor a feature such as 8/1234, '
+            f"nor one token of {self.model.id}."
+        )
+
+    def _activations(self, layer: int) -> torch.Tensor:
+        return activations(self.dictionaries[layer], self.clean.resid[layer, self.query])
+
+    def _feature(self, layer: int, feature: int) -> Target:
+        dictionary = self.dictionaries[layer]
+        target = feature_target(
+            self.exact, dictionary, feature, self.query, self.concept_of(layer, feature)
+        )
+        acts = self._activations(layer)
+        if acts[feature] <= 0:
+            near = self._nearest_active(dictionary, feature, acts)
+            names = ", ".join(feature_name(layer, other) for other in near) or "none"
+            raise InputError(
+                f"Feature {feature_name(layer, feature)} is not active at position "
+                f"{self.position}; the most similar features active there are: {names}."
+            )
+        return target
+
+    def _nearest_active(
+        self, dictionary: Dictionary, feature: int, acts: torch.Tensor
+    ) -> list[int]:
+        active = acts.nonzero().flatten()
+        columns = torch.nn.functional.normalize(dictionary.W_enc, dim=0)
+        similarity = columns[:, active].T @ columns[:, feature]
+        return active[similarity.argsort(descending=True)[:NEAREST]].tolist()
+
+    def concept_of(self, layer: int, feature: int) -> str | None:
+        """The concept that a feature is a member of."""
+        return None if self.catalogue is None else self.catalogue.name_of(layer, feature)
+
+    def _strongest_member(self, concept: Concept) -> tuple[int, int] | None:
+        """(layer, feature): deepest layer where the concept is present, its strongest member.
+
+        Present as in the catalogue: a member reaches `threshold` times its usual maximum `p99`.
+        """
+        for score in sorted(concept.layers, key=lambda score: -score.layer):
+            if not score.found or score.layer not in self.dictionaries.layers:
+                continue
+            acts = self._activations(score.layer)[score.features].tolist()
+            usual = score.p99 or [1.0] * len(acts)
+            strength, feature = max(
+                (act / most if most > 0 else 0.0, feature)
+                for act, most, feature in zip(acts, usual, score.features, strict=True)
+            )
+            if strength > 0 and strength >= (score.threshold if score.p99 else 0.0):
+                return score.layer, feature
+        return None
+
+    def _concept(self, concept: Concept) -> Target:
+        member = self._strongest_member(concept)
+        if member is None:
+            if not any(score.found for score in concept.layers):
+                raise InputError(
+                    f'The concept "{concept.name}" was not found in these dictionaries.'
+                )
+            active = [other.name for other in self.concepts if self._strongest_member(other)]
+            raise InputError(
+                f'The concept "{concept.name}" is not active at position {self.position}; '
+                f"active there: {', '.join(active) or 'none of the catalogue'}."
+            )
+        layer, feature = member
+        return feature_target(
+            self.exact, self.dictionaries[layer], feature, self.query, concept.name, "concept"
+        )
+
+    def _automatic(self) -> Target:
+        token = int(self.clean.logits[self.query].argmax())
+        text = self.model.vocabulary[token]
+        for concept in self.concepts:
+            tokens = {_plain(word) for word in (concept.name, *concept.tokens)}
+            if concept.kind == "output" and _plain(text) in tokens:
+                member = self._strongest_member(concept)
+                if member is not None and member[0] > 0:
+                    return self._concept(concept)
+        last = self.dictionaries.layers[-1]
+        if last > 0:
+            dictionary = self.dictionaries[last]
+            direction, _ = token_direction(self.exact, self.clean, token, self.query)
+            written = dictionary.W_dec @ direction.to(dictionary.W_dec)
+            contributions = self._activations(last) * written
+            best = int(contributions.argmax())
+            if contributions[best] > 0:
+                return feature_target(self.exact, dictionary, best, self.query, text)
+        return token_target(self.exact, self.clean, token, self.query, text)

@@ -1,0 +1,104 @@
+"""`trace`: from a prompt to its Circuit.
+
+1. Forward pass with every value kept; choice of query, target and key.
+2. Last-arrival contribution of every edge into the query (attribution.py).  The set is the
+   smallest number of heads whose edges key -> query reach 80% of this key's positive
+   contributions (N80).  Its positive share, the headline number, is relative to the positive
+   contributions of all heads from *all* positions before the query.
+3. The set's edges are removed together, one by one, and compared with random head sets on the same
+   edge (ablation.py).
+4. What the heads read at the key, in dictionary features, and what the dictionaries miss.
+
+BOS (position 0) is no position: it is no key, counts in no share, and is listed in `arrivals`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saekit.concepts.catalogue import Catalogue
+from saekit.errors import InputError, MismatchError
+from saekit.model.forward import ExactGPT2
+from saekit.model.loading import LanguageModel, load_model
+from saekit.routes.assembling import CircuitBuilder
+from saekit.routes.circuit import Circuit
+from saekit.sae.storage import DictionarySet
+
+
+def trace(
+    model: str | LanguageModel,
+    dictionaries: str | Path | DictionarySet,
+    prompt: str,
+    target: str | None = None,
+    query: int | None = None,
+    key: int | None = None,
+    heads: int = 5,
+    catalogue: Catalogue | None = None,
+    spans: Sequence[Any] | None = None,
+    random_sets: int = 200,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Circuit:
+    """Trace one prompt: which heads carry what to the target, how much, and is it causal.
+
+    Args:
+        target: a concept's name, a feature (`8/1234`) or a token; by default what the model is
+            about to say, through the concept or feature that says it (choosing.py).
+        query: position of the target, 1-based without BOS; the last by default.
+        key: position the edges come from; by default the one from which most arrives.
+        heads: how many heads to list.
+        catalogue: `Catalogue` of concepts; names targets, spans and features.
+        spans: concept spans on this prompt; computed from the catalogue when None.
+        random_sets: how many random head sets the ablation is compared with.
+        dtype: precision of the forward pass and the attribution.
+        seed: decides the random sets.
+
+    Raises:
+        InputError: empty or too long prompt, position out of range, key not before query, unknown
+            or inactive target.
+        MismatchError: dictionaries or catalogue of another model.
+
+    Example:
+        >>> circuit = trace("gpt2-mini", dictionaries, prompt)  # doctest: +SKIP
+        >>> circuit.set.heads, circuit.set.share_positive  # doctest: +SKIP
+    """
+    model = load_model(model)
+    if not isinstance(dictionaries, DictionarySet):
+        dictionaries = DictionarySet.load(dictionaries, device=str(model.device))
+    dictionaries.check_model(model)
+    if catalogue is not None and catalogue.fingerprint != model.fingerprint:
+        raise MismatchError(
+            f"The concepts belong to a model with fingerprint {catalogue.fingerprint}; "
+            f'"{model.id}" has {model.fingerprint}.'
+        )
+    if heads < 1 or random_sets < 0:
+        raise InputError("heads must be at least 1 and random_sets at least 0.")
+    ids = model.prompt(prompt)
+    position, given_key = _positions(len(ids) - model.prepend_bos, query, key)
+    exact = ExactGPT2(model, dtype)
+    builder = CircuitBuilder(model, exact, exact.run(ids), dictionaries, catalogue, position)
+    if spans is None and catalogue is not None:
+        from saekit.concepts.spans import prompt_spans
+
+        spans = prompt_spans(model, dictionaries, catalogue, prompt)
+    return builder.circuit(prompt, target, given_key, heads, spans or [], random_sets, seed)
+
+
+def _positions(n: int, query: int | None, key: int | None) -> tuple[int, int | None]:
+    """Checked 1-based positions (query, key)."""
+    query = n if query is None else query
+    for name, value in (("Query", query), ("Key", key)):
+        if value is not None and not 1 <= value <= n:
+            raise InputError(
+                f"{name} position {value} does not exist: the prompt has positions 1 to {n}."
+            )
+    if query == 1:
+        raise InputError("Nothing can arrive at position 1: choose a later query or longer prompt.")
+    if key is not None and key >= query:
+        raise InputError(
+            f"Key position {key} is not before query position {query}: "
+            "attention reads earlier positions."
+        )
+    return query, key

@@ -1,0 +1,150 @@
+"""The command line as a user meets it: the whole line on a tiny model, and bad input."""
+
+import json
+import shutil
+
+import pytest
+
+from saekit.cli import main
+
+PROMPT = 'The opposite of "large" is "'
+
+
+@pytest.fixture(scope="module")
+def line(tiny_model_folder, tmp_path_factory):
+    """A dictionary set that went through train, index and concepts by the command line."""
+    out = tmp_path_factory.mktemp("set") / "dictionaries"
+    train = ["train", str(tiny_model_folder), "--out", str(out), "--features", "96", "--k", "8"]
+    assert main([*train, "--tokens", "12000", "--context", "48", "--batch-tokens", "512"]) == 0
+    assert main(["index", str(out), "--tokens", "4000"]) == 0
+    assert main(["concepts", str(out), "--tokens", "6000"]) == 0
+    return out
+
+
+def json_of(capsys, arguments):
+    """Run a command with --json and parse all of its standard output."""
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_command_explains_itself(capsys):
+    for command in ("demo", "train", "evaluate", "index", "query", "concepts", "trace", "report"):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+        assert command in capsys.readouterr().out
+
+
+def test_evaluate_has_one_row_per_layer(line, capsys):
+    rows = json_of(capsys, ["evaluate", str(line), "--tokens", "2000"])["layers"]
+    assert [row["layer"] for row in rows] == [0, 1, 2, 3]
+    assert all(0 < row["l0"] <= 8 for row in rows)
+
+
+def test_query_by_token_text_and_feature(line, capsys):
+    hits = json_of(capsys, ["query", str(line), "--token", " large"])
+    assert hits["hits"], "a frequent token fires no feature"
+    name = f"{hits['hits'][0]['layer']}/{hits['hits'][0]['feature']}"
+    record = json_of(capsys, ["query", str(line), "--feature", name])
+    assert record["feature"] == hits["hits"][0]["feature"]
+    assert json_of(capsys, ["query", str(line), "--text", "The opposite"])
+    assert main(["query", str(line), "--token", "large"]) == 0
+    assert "large" in capsys.readouterr().out
+
+
+def test_trace_and_report_show_the_same_numbers(line, capsys, tmp_path):
+    circuit = json_of(capsys, ["trace", str(line), PROMPT, "--random-sets", "20"])
+    assert circuit["tokens"][4] == "large"
+    assert circuit["completeness_error"] <= 1e-4
+    files = json_of(capsys, ["report", str(line), PROMPT, "--random-sets", "20",
+                             "--out", str(tmp_path)])["files"]  # fmt: skip
+    stored = json.loads((tmp_path / "circuit.json").read_text())
+    for volatile in ("dictionaries",):
+        stored.pop(volatile), circuit.pop(volatile)
+    assert stored == circuit
+    assert {path.rsplit("/", 1)[1] for path in files} >= {"circuit.svg", "report.html"}
+
+
+def test_concepts_are_read_back(line, capsys):
+    document = json_of(capsys, ["concepts", str(line)])
+    assert [concept["name"] for concept in document["concepts"]] == [
+        "opposite", "large", "brackets", "small",
+    ]  # fmt: skip
+    one = json_of(capsys, ["concepts", str(line), "--concept", "large"])
+    assert len(one["concepts"]) == 1
+
+
+def refused(capsys, *arguments):
+    """The one sentence of a refused command."""
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [row for row in captured.err.splitlines() if row.startswith("saekit: ")]
+    assert len(lines) == 1, captured.err
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trace", "{set}", ""], "empty"),
+        (["trace", "{set}", "word " * 200], "tokens"),
+        (["trace", "{set}", PROMPT, "--query", "99"], "99"),
+        (["trace", "{set}", PROMPT, "--key", "8", "--query", "3"], "before"),
+        (["trace", "{set}", PROMPT, "--target", "9/1"], "layer 9"),
+        (["trace", "{set}", PROMPT, "--target", "0/1"], "layer 0"),
+        (["trace", "{set}", PROMPT, "--target", "nowhere at all"], "nowhere at all"),
+        (["query", "{set}", "--feature", "1/9999"], "9999"),
+        (["query", "{set}", "--feature", "one"], "one"),
+        (["query", "{set}", "--token", "zzzzqqq"], "zzzzqqq"),
+        (["query", "{set}/nowhere", "--token", "large"], "nowhere"),
+        (["evaluate", "{set}", "--text", "{set}/no_such_text"], "no_such_text"),
+        (["evaluate", "{set}", "--model", "{set}"], "model"),
+        (["concepts", "{set}", "--concept", "tall"], "tall"),
+        (["concepts", "{set}", "--file", "{set}/none.toml"], "none.toml"),
+        (["train", "{model}", "--out", "/proc/nowhere"], "/proc/nowhere"),
+        (["train", "{model}", "--out", "{new}", "--features", "4", "--k", "8"], "k is 8"),
+        (["train", "{model}", "--out", "{new}", "--layers", "7"], "7"),
+        (["report", "{set}", PROMPT, "--out", "/proc/nowhere"], "/proc/nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence(line, tiny_model_folder, tmp_path, capsys, arguments, words):
+    places = {"set": line, "model": tiny_model_folder, "new": tmp_path / "new"}
+    assert words in refused(capsys, *(argument.format(**places) for argument in arguments))
+
+
+def test_a_missing_index_names_the_command_that_makes_it(line, tmp_path, capsys):
+    shutil.copytree(line, tmp_path / "set")
+    (tmp_path / "set" / "index.h5").unlink()
+    assert "saekit index" in refused(capsys, "query", str(tmp_path / "set"), "--token", "large")
+
+
+def test_a_truncated_index_or_weights_file_is_refused(line, tmp_path, capsys):
+    folder = tmp_path / "set"
+    shutil.copytree(line, folder)
+    index = folder / "index.h5"
+    index.write_bytes(index.read_bytes()[:1000])
+    assert "index.h5" in refused(capsys, "query", str(folder), "--token", "large")
+    weights = folder / "blocks.1.hook_resid_pre" / "sae_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "sae_weights" in refused(capsys, "evaluate", str(folder))
+
+
+def test_dictionaries_of_another_model_are_refused(line, tiny_model_folder, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model_folder, other)
+    state = load_file(other / "model.safetensors")
+    state["transformer.wpe.weight"] = state["transformer.wpe.weight"] + 1
+    save_file(state, other / "model.safetensors", metadata={"format": "pt"})
+    sentence = refused(capsys, "trace", str(line), PROMPT, "--model", str(other))
+    assert "fingerprint" in sentence
+
+
+def test_an_earlier_run_is_not_overwritten(line, tiny_model_folder, capsys):
+    before = (line / "manifest.json").read_bytes()
+    sentence = refused(capsys, "train", str(tiny_model_folder), "--out", str(line))
+    assert "--resume" in sentence
+    assert (line / "manifest.json").read_bytes() == before

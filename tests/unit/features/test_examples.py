@@ -1,0 +1,90 @@
+import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
+
+from saekit.features.examples import BEFORE, WINDOW, Chunk, KeptExamples, suffix_hashes
+
+BOS = 0
+
+
+def chunk_of(ids, dense, first_row=0):
+    """A chunk from dense activations [row, pos, feature]: every feature has a place."""
+    ids, dense = np.asarray(ids), np.asarray(dense, np.float32)
+    features = np.broadcast_to(np.arange(dense.shape[-1], dtype=np.int32), dense.shape).copy()
+    return Chunk(ids, first_row, suffix_hashes(ids, BOS), dense, features)
+
+
+def offer(kept, chunk):
+    kept.offer(chunk, chunk.active[3])
+
+
+def test_suffix_hashes_see_eight_tokens_of_the_same_document():
+    one = suffix_hashes(np.array([[9, 9, 1, 2, 3, 4, 5, 6, 7, 8]]), BOS)[0]
+    other = suffix_hashes(np.array([[7, 1, 2, 3, 4, 5, 6, 7, 8, 9]]), BOS)[0]
+    assert one[9] == other[8]  # 1..8 both times
+    assert one[8] != other[7]  # 9 1..7 against 7 1..7
+    documents = suffix_hashes(np.array([[5, 0, 1, 2], [6, 0, 1, 2], [0, 2, 1, 2]]), BOS)
+    assert documents[0, 3] == documents[1, 3]  # what is before BOS does not count
+    assert documents[0, 3] != documents[2, 3]
+    forth, back = suffix_hashes(np.array([[1, 2], [2, 1]]), BOS)
+    assert forth[1] != back[1]
+
+
+def test_windows_by_hand():
+    dense = np.zeros((1, 20, 2))
+    dense[0, 3, 1], dense[0, 4, 1], dense[0, 4, 0], dense[0, 19, 1] = 2, 5, 7, 1
+    windows = chunk_of(np.arange(1, 21)[None], dense).windows(
+        np.array([0, 0]), np.array([4, 19]), np.array([1, 1])
+    )
+    expected = np.zeros((2, WINDOW))
+    expected[0, BEFORE - 1], expected[0, BEFORE] = 2, 5
+    expected[1, BEFORE] = 1
+    expected[1, 0] = 5  # place 4 is 15 before 19
+    assert_array_equal(windows, expected)
+
+
+def test_examples_are_the_strongest_of_distinct_rows_and_contexts():
+    rng = np.random.default_rng(0)
+    kept = KeptExamples(3, 4)
+    seen = []
+    for start in range(0, 40, 10):
+        ids = rng.integers(1, 4, (10, 12))  # three tokens: equal suffixes happen near row starts
+        dense = rng.random((10, 12, 3)) * (rng.random((10, 12, 3)) < 0.3)
+        chunk = chunk_of(ids, dense, start)
+        offer(kept, chunk)
+        row, place, feature, value = chunk.active
+        seen += zip(feature, value, row + start, place, chunk.suffix[row, place], strict=True)
+    for feature in range(3):
+        chosen = []
+        for _, value, row, place, suffix in sorted(
+            (entry for entry in seen if entry[0] == feature), key=lambda entry: -entry[1]
+        ):
+            if all(row != other[1] and suffix != other[3] for other in chosen):
+                chosen.append((value, row, place, suffix))
+        assert_allclose(kept.value[feature], [entry[0] for entry in chosen[:4]])
+        assert_array_equal(kept.row[feature], [entry[1] for entry in chosen[:4]])
+        assert_array_equal(kept.place[feature], [entry[2] for entry in chosen[:4]])
+    assert_allclose(kept.window[..., BEFORE], kept.value)  # each window is that of its place
+
+
+def test_a_repeated_text_gives_one_example():
+    # mutation tried: without the suffix key all three rows are kept
+    ids = np.tile([5, 6, 7, 8], (3, 1))
+    dense = np.zeros((3, 4, 1))
+    dense[:, 2, 0] = [1.0, 2.0, 1.5]
+    kept = KeptExamples(1, 5)
+    offer(kept, chunk_of(ids, dense))
+    offer(kept, chunk_of(ids, dense + (dense > 0), 3))
+    assert_array_equal(kept.used, [[True, False, False, False, False]])
+    assert (kept.value[0, 0], kept.row[0, 0]) == (3.0, 4)
+
+
+def test_samples_keep_the_score_and_are_shown_by_value():
+    ids = np.arange(1, 9).reshape(4, 2)
+    dense = np.zeros((4, 2, 1))
+    dense[:, 0, 0] = [1, 2, 3, 4]
+    kept = KeptExamples(1, 3)
+    kept.offer(chunk_of(ids, dense), np.array([0.9, 0.1, 0.8, 0.7], np.float32))
+    kept.sort_by_value()
+    assert_array_equal(kept.value, [[4, 3, 1]])
+    assert_array_equal(kept.row, [[3, 2, 0]])
+    assert_allclose(kept.window[..., BEFORE], kept.value)

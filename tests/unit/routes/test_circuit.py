@@ -1,0 +1,98 @@
+"""The Circuit file: round trip, schema, refusals; the screen shows the JSON's numbers."""
+
+import json
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+
+from saekit.errors import FormatError
+from saekit.routes.circuit import Circuit, number, percent, render, rounded, schema
+from saekit.routes.tracing import trace
+
+FIXED = (
+    "schema_version model fingerprint dictionaries prompt tokens prepend_bos target key query "
+    "heads set n80 completeness_error error_node_share concepts prediction notes"
+).split()
+
+
+@pytest.fixture(scope="module")
+def circuit(tiny_model, random_dictionaries):
+    return trace(tiny_model, random_dictionaries, 'The opposite of "large" is "', random_sets=10)
+
+
+def test_round_trip(circuit, tmp_path):
+    path = tmp_path / "circuits" / "one.json"
+    circuit.save(path)
+    assert Circuit.load(path) == circuit
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document == circuit.to_dict()
+    assert set(FIXED) <= set(document)
+    assert len(path.read_text(encoding="utf-8").splitlines()) == len(document) + 2
+
+
+def test_the_schema_is_valid_and_strict(circuit):
+    jsonschema.Draft202012Validator.check_schema(schema())
+    document = circuit.to_dict()
+    jsonschema.validate(document, schema())
+    assert set(schema()["properties"]) == set(schema()["required"]) == set(document)
+    for change in (
+        {"key": 0}, {"schema_version": 2}, {"tokens": "large"},
+        {"set": {**document["set"], "share_positive": 1.2}},
+    ):  # fmt: skip
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**document, **change}, schema())
+
+
+def test_unknown_versions_and_missing_keys_are_refused(circuit, tmp_path):
+    document = circuit.to_dict()
+    with pytest.raises(FormatError, match="schema_version 7; this saekit reads 1"):
+        Circuit.from_dict({**document, "schema_version": 7})
+    del document["n80"]
+    with pytest.raises(FormatError, match="not a complete saekit circuit.*n80"):
+        Circuit.from_dict(document)
+    with pytest.raises(FormatError, match="not a complete saekit circuit"):
+        Circuit.from_dict({**circuit.to_dict(), "set": 3})
+    with pytest.raises(FormatError, match="schema_version None"):
+        Circuit.from_dict([])
+    path = tmp_path / "cut.json"
+    path.write_text('{"schema_version": 1, "mod')
+    with pytest.raises(FormatError, match="not valid JSON"):
+        Circuit.load(path)
+
+
+def test_the_screen_shows_the_json(circuit):
+    text = render(circuit)
+    chosen = circuit.set
+    for words in (
+        circuit.prompt,
+        percent(chosen.share_positive),
+        percent(chosen.share_causal),
+        number(chosen.joint_drop),
+        number(circuit.target.preactivation),
+        number(circuit.random_sets.median_drop),
+        *(f"{head.head}" for head in circuit.heads),
+        *(number(head.contribution) for head in circuit.heads),
+        *circuit.notes,
+    ):
+        assert words in text, words
+    lines = [line for line in text.splitlines() if not line.startswith("Note")]
+    assert max(map(len, lines)) <= 100
+    assert len(text.splitlines()) < 50
+
+
+def test_numbers_are_written_one_way():
+    assert [percent(x) for x in (0.8, 0.798, 0.004, 0.996, 1.0, 1.333, None)] == [
+        "80%", "80%", "0.4%", "99.6%", "100%", "133.3%", "n/a",
+    ]  # fmt: skip
+    assert [number(x) for x in (3.14159, 0.00002, 12345.6, None)] == [
+        "3.14", "2e-05", "12,346", "n/a",
+    ]  # fmt: skip
+    assert rounded(0.123456789) == 0.123457
+
+
+def test_reading_a_circuit_costs_no_torch():
+    code = "import sys, saekit.routes.circuit; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
