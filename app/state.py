@@ -17,6 +17,7 @@ from saekit.coordinates import feature_name
 from saekit.errors import FormatError, SaekitError
 from saekit.features.reader import FeatureIndex
 from saekit.files import read_json
+from saekit.report.formatting import plain
 from saekit.sae.manifest import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
@@ -61,31 +62,33 @@ def dictionary_sets() -> dict[str, Path]:
     return found
 
 
-def sidebar() -> None:
-    """The dictionary set in the sidebar; its name is in the URL.
+def header(title: str) -> None:
+    """Title of a page, and at its right the dictionary set, whose name is in the URL.
 
     Raises:
         FormatError: there is no dictionary set at all.
     """
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    left.header(title)
     sets = dictionary_sets()
     if not sets:
         raise FormatError(
             "There is no dictionary set to show. Train one: saekit demo, or "
             "saekit train gpt2-mini --out dictionaries/gpt2-mini; then saekit view DIR."
         )
-    name = st.sidebar.selectbox("Dictionary set", list(sets), key="set", bind="query-params")
+    name = right.selectbox("Dictionary set", list(sets), key="set", bind="query-params")
     st.session_state["folder"] = str(sets[name])
     manifest = read_manifest(sets[name])
     layers = manifest["layers"]
-    st.sidebar.caption(
-        f"Model {manifest['model']}, {len(layers)} layers ({layers[0]}-{layers[-1]}), "
-        f"{manifest['d_sae']:,} features each."
+    model = Path(str(manifest["model"])).name
+    organism = (
+        " gpt2-mini is a small model made for saekit, a model organism: nothing here is a claim "
+        "about GPT-2."
     )
-    if Path(str(manifest["model"])).name == "gpt2-mini" or manifest["model"] == "gpt2-mini":
-        st.sidebar.caption(
-            "gpt2-mini is a small model made for saekit, a model organism: what it shows is "
-            "no claim about GPT-2."
-        )
+    left.caption(
+        f"Model {plain(model)}, layers {layers[0]}-{layers[-1]}, {manifest['d_sae']:,} features "
+        f"each.{organism if model == 'gpt2-mini' else ''}"
+    )
 
 
 def folder() -> Path:

@@ -10,16 +10,14 @@ if ROOT not in sys.path:
 
 import streamlit as st  # noqa: E402
 
-from app import state  # noqa: E402
-
 st.set_page_config(page_title="saekit", layout="wide")
 page = st.navigation(
     [
         st.Page("pages/circuit.py", title="Circuit", icon=":material/hub:", default=True),
         st.Page("pages/features.py", title="Features", icon=":material/search:"),
         st.Page("pages/feature.py", title="Feature", icon=":material/bar_chart:"),
-    ]
+    ],
+    position="top",  # the figure needs the width
 )
-with state.sentences():
-    state.sidebar()
-    page.run()
+st.html("<style>.stMainBlockContainer { padding: 4rem 1.5rem 2rem; }</style>")
+page.run()

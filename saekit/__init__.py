@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from saekit.model.loading import load_model as load_model
     from saekit.routes.circuit import Circuit as Circuit
     from saekit.routes.tracing import trace as trace
+    from saekit.sae.config import TrainConfig as TrainConfig
     from saekit.sae.evaluation import evaluate as evaluate
     from saekit.sae.storage import DictionarySet as DictionarySet
-    from saekit.sae.config import TrainConfig as TrainConfig
     from saekit.sae.training import train as train
 
 

@@ -58,6 +58,10 @@ def _open(args: argparse.Namespace) -> tuple[Any, Any]:
     return model, dictionaries
 
 
+def _text_name(args: argparse.Namespace) -> str:
+    return ", ".join(Path(source).name for source in args.text or ("generated", "prose"))
+
+
 def _held_out_text(args: argparse.Namespace) -> Any:
     from saekit.text.sources import open_text
 
@@ -90,6 +94,7 @@ def _train(args: argparse.Namespace) -> None:
         out=Path(args.out),
         resume=args.resume,
         dtype=torch.float16 if args.half else torch.float32,
+        text_name=_text_name(args),
     )
     _show(args, dictionaries.manifest, f"{len(dictionaries)} dictionaries in {args.out}")
 
@@ -148,7 +153,12 @@ def _concepts(args: argparse.Namespace) -> None:
         definitions = read_definitions(Path(args.file)) if args.file else BUILT_IN
         model, dictionaries = _open(args)
         catalogue = find_concepts(
-            model, dictionaries, _held_out_text(args), definitions, tokens=args.tokens
+            model,
+            dictionaries,
+            _held_out_text(args),
+            definitions,
+            tokens=args.tokens,
+            text_name=f"{_text_name(args)} (held out)",
         )
         catalogue.save(Path(args.out) if args.out else path)
     else:

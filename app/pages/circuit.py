@@ -9,6 +9,7 @@ from app.circuit_view import show_svg
 from saekit.coordinates import parse_head
 from saekit.report.claims import as_document, name_of_head
 from saekit.report.export import circuit_json, circuit_png, png_problem
+from saekit.report.formatting import plain
 from saekit.report.head_map import head_svg
 from saekit.report.html import tables
 from saekit.report.svg import circuit_svg
@@ -79,12 +80,12 @@ def _controls(examples: list[dict[str, Any]]) -> dict[str, Any]:
         placeholder="automatic", help="A concept, a feature such as 12/345, or a token.",
     )  # fmt: skip
     query = columns[1].number_input(
-        "Query position", min_value=1, value=None, step=1, key="query", bind="query-params",
-        placeholder="last", help="Or click a token in the figure.",
+        "Query", min_value=1, value=None, step=1, key="query", bind="query-params",
+        placeholder="last", help="Position; or click a token in the figure.",
     )  # fmt: skip
     key = columns[2].number_input(
-        "Key position", min_value=1, value=None, step=1, key="key", bind="query-params",
-        placeholder="strongest", help="Or click a token with Shift held.",
+        "Key", min_value=1, value=None, step=1, key="key", bind="query-params",
+        placeholder="strongest", help="Position; or click a token with Shift held.",
     )  # fmt: skip
     heads = columns[3].slider(
         "Heads", 1, MAX_HEADS, DEFAULT_HEADS, key="heads", bind="query-params"
@@ -161,8 +162,7 @@ def _selected(document: dict[str, Any]) -> None:
 def _show(document: dict[str, Any]) -> None:
     show_svg(circuit_svg(document, "auto"), "figure", _pick)
     _downloads(document)
-    for note in document["notes"]:
-        st.caption(note)
+    st.caption(" ".join(map(plain, document["notes"])))
     drawn = tables(document)
     for tab, (_, remark, columns, rows) in zip(
         st.tabs([*(title for title, *_ in drawn), "Head and concept"]),
@@ -181,8 +181,8 @@ def _show(document: dict[str, Any]) -> None:
             )
 
 
-st.title("Circuit")
 with state.sentences():
+    state.header("Circuit")
     stored = state.stored_circuits()
     question = _controls(stored)
     _show(as_document(_circuit(stored, question)))

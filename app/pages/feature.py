@@ -72,7 +72,6 @@ def _relatives(record: FeatureRecord) -> None:
 
 def _show(record: FeatureRecord) -> None:
     names = state.concept_names(record.layer, record.feature)
-    st.title(f"Feature {record.name}")
     if record.label or names:
         st.markdown(f"**{plain(record.label or ', '.join(names))}**")
     columns = st.columns(4)
@@ -96,12 +95,12 @@ def _show(record: FeatureRecord) -> None:
 
 
 with state.sentences():
+    state.header("Feature")
     index = state.index()
     first = feature_name(index.layers[0], 0)
     name = st.text_input("Feature", key="feature", bind="query-params", placeholder=first)
     if name:
         _show(index.feature(*parse_feature(name)))
     else:
-        st.title("Feature")
         st.info(f"Give a feature as layer/index, for example {first}, or search by token:")
         st.page_link("pages/features.py", label="Features", query_params=state.link())

@@ -89,8 +89,8 @@ def _search() -> list[TokenHit]:
     return hits
 
 
-st.title("Features")
 with state.sentences():
+    state.header("Features")
     found = _search()
     if found:
         st.caption("Select a row to open the feature.")

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from scipy.sparse import csc_array
 
 
-def starts(activations: csc_array) -> Int[np.ndarray, "d_sae+1"]:
+def starts(activations: csc_array) -> Int[np.ndarray, "d_sae_and_end"]:
     """Where each feature's activations begin in `positions` and `values`, and the end."""
     return np.asarray(activations.indptr)
 

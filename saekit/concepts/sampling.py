@@ -4,9 +4,9 @@ Documents are cut into pieces; a piece that comes twice is read once, and a hash
 which half it belongs to: features are chosen on one half and scored on the other.  In each half,
 pieces that contain a wanted word are one *stratum*, all others the second.  A word that comes once
 in ten thousand tokens would need millions of tokens to be scored; so a quarter of what is read
-comes from the first stratum (or more, where the text has more), and every position carries the
-weight (characters met / characters run through the model) of its stratum.  Scores with these weights estimate those
-of the text as it is.
+comes from the first stratum, and every position carries the weight (characters met / characters
+run through the model) of its stratum.  Scores with these weights estimate those of the text as it
+is.
 """
 
 import re

@@ -10,7 +10,7 @@ it clusters, but not where it is.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, UInt8
 from scipy.sparse import csc_array
 from sklearn.metrics import roc_auc_score
 
@@ -92,7 +92,7 @@ class LayerView:
 
     def _by_cell(self, weights: Float[np.ndarray, "position"]) -> Float[np.ndarray, "d_sae bin"]:
         flat = np.bincount(self._cell, weights[self._first_positions], minlength=self.d_sae * BINS)
-        return flat.reshape(self.d_sae, BINS)
+        return flat.reshape(self.d_sae, BINS).astype(np.float64)  # whole numbers if empty
 
     def choose(self, labels: Bool[np.ndarray, "position"]) -> Choice:
         """The best feature set for labels of the first half."""
@@ -140,12 +140,13 @@ class LayerView:
 
 
 def _moved(
-    old: Int[np.ndarray, "moved"],
-    new: Int[np.ndarray, "moved"],
+    old: UInt8[np.ndarray, "moved"],
+    new: UInt8[np.ndarray, "moved"],
     weights: Float[np.ndarray, "moved"],
 ) -> Float[np.ndarray, "bin"]:
     """Change of a histogram when its members go from old bins to new ones."""
-    return np.bincount(new, weights, minlength=BINS) - np.bincount(old, weights, minlength=BINS)
+    change = np.bincount(new, weights, minlength=BINS) - np.bincount(old, weights, minlength=BINS)
+    return change.astype(np.float64)  # whole numbers if nothing moved
 
 
 def measure(

@@ -179,8 +179,11 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+LoadableModel = str | LanguageModel | GPT2LMHeadModel
+
+
 def load_model(
-    id: str | LanguageModel | GPT2LMHeadModel = "gpt2-mini",
+    id: LoadableModel = "gpt2-mini",
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     prepend_bos: bool = True,

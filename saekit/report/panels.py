@@ -99,7 +99,7 @@ def draw_heads(d: Drawing, document: Document, x: float, y: float, width: float)
         name = claims.name_of_head(head)
         small = 12 if side > 50 else 10
         d.text(middle, top - 6, name, small, anchor="middle", bold=name in in_set)
-        d.rect(left, top, side, side, fill=d.palette.background or d.palette.field)
+        d.rect(left, top, side, side, fill=d.palette.background)
         pattern = claims.head_pattern(document, head)
         if pattern is not None:
             image = single_map(pattern, edge, d.palette.blue, d.palette.red)

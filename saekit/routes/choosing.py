@@ -1,6 +1,7 @@
 """Which target a trace explains: the one asked for, or what the model is about to say.
 
-Asked for: a feature (`8/1234`), a concept of the catalogue, or an output token, in this order.
+Asked for: a feature (`8/1234`), a concept that the catalogue found at some layer, or an output
+token, in this order.
 Not asked for: an output concept of the catalogue that has the predicted token among its tokens;
 else the feature at the last layer that adds most to that token's logit; else the logit itself.
 A concept stands for its member that is most active at the query, at the deepest layer where any is.
@@ -30,6 +31,11 @@ NEAREST = 3
 
 def _plain(text: str) -> str:
     return text.strip().lower()
+
+
+def _label(token: str) -> str:
+    """A token's text without the spaces around it, where anything is left."""
+    return token.strip() or token
 
 
 class TargetChooser:
@@ -73,18 +79,27 @@ class TargetChooser:
     def _named(self, wanted: str) -> Target:
         if re.fullmatch(r"\s*\d+/\d+\s*", wanted):
             return self._feature(*parse_feature(wanted))
-        for concept in self.concepts:
-            if _plain(concept.name) == _plain(wanted):
-                return self._concept(concept)
+        concept = next((c for c in self.concepts if _plain(c.name) == _plain(wanted)), None)
+        if concept is not None and concept.found_layers:
+            return self._concept(concept)
         for text in (wanted, f" {wanted}"):
             ids = self.model.tokens(text) if text.strip() else []
             if len(ids) == 1:
-                return token_target(self.exact, self.clean, ids[0], self.query, text)
+                return self._token(ids[0])
+        if concept is not None:
+            raise InputError(
+                f'The concept "{concept.name}" was not found in these dictionaries, and its name '
+                f"is not one token of {self.model.id}: name a feature such as 8/1234."
+            )
         names = ", ".join(concept.name for concept in self.concepts) or "none are loaded"
         raise InputError(
             f'"{wanted}" is neither a concept ({names}), nor a feature such as 8/1234, '
             f"nor one token of {self.model.id}."
         )
+
+    def _token(self, token: int) -> Target:
+        label = _label(self.model.vocabulary[token])
+        return token_target(self.exact, self.clean, token, self.query, label)
 
     def _activations(self, layer: int) -> torch.Tensor:
         return activations(self.dictionaries[layer], self.clean.resid[layer, self.query])
@@ -137,10 +152,6 @@ class TargetChooser:
     def _concept(self, concept: Concept) -> Target:
         member = self._strongest_member(concept)
         if member is None:
-            if not any(score.found for score in concept.layers):
-                raise InputError(
-                    f'The concept "{concept.name}" was not found in these dictionaries.'
-                )
             active = [other.name for other in self.concepts if self._strongest_member(other)]
             raise InputError(
                 f'The concept "{concept.name}" is not active at position {self.position}; '
@@ -168,5 +179,5 @@ class TargetChooser:
             contributions = self._activations(last) * written
             best = int(contributions.argmax())
             if contributions[best] > 0:
-                return feature_target(self.exact, dictionary, best, self.query, text)
-        return token_target(self.exact, self.clean, token, self.query, text)
+                return feature_target(self.exact, dictionary, best, self.query, _label(text))
+        return self._token(token)

@@ -1,5 +1,6 @@
 """A circuit as one readable screen of text."""
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from saekit.routes.wording import number, percent
@@ -92,6 +93,10 @@ def render(circuit: "Circuit") -> str:
         "",
         f"Check   completeness error {number(circuit.completeness_error)}, dictionary error node "
         f"{percent(circuit.error_node_share)}",
-        *(f"Note    {note}" for note in circuit.notes),
+        *(
+            line
+            for note in circuit.notes
+            for line in wrap(f"Note    {note}", WIDTH, subsequent_indent=" " * 8)
+        ),
     ]
     return "\n".join(line.rstrip().rstrip(",") if line.endswith(", ") else line for line in lines)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 NEAR_ZERO = 0.1
 N80_SHARE = 0.8
+ROUNDING = 1e-6  # of float32: a share reached exactly must not ask for one head more
 
 Head = tuple[int, int]
 
@@ -50,7 +51,7 @@ def smallest_set(contributions: Float[Tensor, "layer head"], share: float) -> li
     chosen: list[Head] = []
     reached = 0.0
     for head, value in rows:
-        if reached >= needed * (1 - 1e-9):  # rounding must not ask for one head more
+        if reached >= needed * (1 - ROUNDING):
             break
         chosen.append(head)
         reached += value

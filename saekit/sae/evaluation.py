@@ -26,7 +26,7 @@ from saekit.activations import (
 )
 from saekit.coordinates import hook_name
 from saekit.errors import InputError
-from saekit.model.loading import LanguageModel
+from saekit.model.loading import LanguageModel, LoadableModel, load_model
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.storage import DictionarySet
 
@@ -147,7 +147,7 @@ def _add_losses(
 
 @torch.no_grad()
 def evaluate(
-    model: LanguageModel,
+    model: LoadableModel,
     dictionaries: DictionarySet | Iterable[Dictionary],
     text: Text,
     tokens: int = 50_000,
@@ -172,6 +172,7 @@ def evaluate(
         InputError: no text, or less than one context of it.
         MismatchError: dictionaries of another model.
     """
+    model = load_model(model)
     if isinstance(dictionaries, DictionarySet):
         dictionaries.check_model(model)
         trained = dictionaries.manifest.get("training", {})

@@ -16,7 +16,16 @@ def evaluation_table(rows: Sequence[dict[str, Any]]) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    for name in ("layer", "features", "L0", "FVU", "cosine", "CE recovered", "KL recovered", "dead"):
+    for name in (
+        "layer",
+        "features",
+        "L0",
+        "FVU",
+        "cosine",
+        "CE recovered",
+        "KL recovered",
+        "dead",
+    ):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(

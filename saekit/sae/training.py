@@ -18,7 +18,7 @@ from saekit.activations import ShuffledActivations, Text, check_layers
 from saekit.coordinates import hook_name
 from saekit.errors import InputError, MismatchError, TrainingError
 from saekit.files import ensure_writable, write_text
-from saekit.model.loading import LanguageModel
+from saekit.model.loading import LanguageModel, LoadableModel, load_model
 from saekit.sae.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from saekit.sae.config import TrainConfig
 from saekit.sae.layer import LayerTraining
@@ -109,23 +109,26 @@ def _metadata(model: LanguageModel, layer: int, config: TrainConfig) -> dict[str
 
 
 def train(
-    model: LanguageModel,
+    model: LoadableModel,
     text: Text,
-    config: TrainConfig,
-    out: str | Path,
+    config: TrainConfig | None = None,
+    out: str | Path | None = None,
     resume: bool = False,
     dtype: torch.dtype = torch.float32,
+    text_name: str = "",
 ) -> DictionarySet:
     """Train one TopK dictionary per layer and save the set.
 
     Args:
-        model: the model (its device is used).
+        model: the model, or what `load_model` opens (its device is used).
         text: documents, `Path`s, or a function that returns documents (see
             `saekit.activations.open_text`); walked again when it ends before the training does.
-        config: settings.
-        out: folder of the dictionary set.
+        config: settings; the defaults if None.
+        out: folder of the dictionary set; None trains in a temporary folder and keeps the set in
+            memory only (`DictionarySet.save` writes it).
         resume: continue the run found in `out` (needs the same text); a finished one is returned.
         dtype: how matrices are stored, `torch.float16` for shipping.
+        text_name: what the text is, in words, for the manifest.
 
     Returns:
         The saved set.
@@ -135,6 +138,10 @@ def train(
         TrainingError: values that are not finite, or text that ended; checkpoints are intact.
         MismatchError: `resume` with another model or other settings.
     """
+    model, config = load_model(model), config or TrainConfig()
+    if out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return train(model, text, config, Path(folder) / "set", False, dtype, text_name)
     config.check()
     wanted = check_layers(model, config.layers)
     out = Path(out)
@@ -196,7 +203,7 @@ def train(
             if saving and step < config.steps:
                 save_checkpoint(work, layers, stream, step, config, model.fingerprint)
 
-    return _finish(model, layers, config, out, last, dtype)
+    return _finish(model, layers, config, out, last, dtype, text_name)
 
 
 def _finish(
@@ -206,6 +213,7 @@ def _finish(
     out: Path,
     last: dict[str, list[float]],
     dtype: torch.dtype,
+    text_name: str,
 ) -> DictionarySet:
     """Save the set, then remove the checkpoint."""
     metrics = {
@@ -227,6 +235,7 @@ def _finish(
         "d_sae": config.d_sae,
         "k": config.k,
         "training": asdict(config),
+        "text": text_name,
         "tokens": config.steps * config.batch_tokens,
         "seed": config.seed,
         "metrics": metrics,

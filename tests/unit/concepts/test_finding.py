@@ -36,7 +36,8 @@ def planted(tiny_model):
     text); layer 3 has random features only.
     """
     token_ids = resolve(BUILT_IN[2], tiny_model.vocabulary)
-    rows = [tiny_model.prompt(text)[:64] for text in islice(relational.documents(seed=5), 150)]
+    texts = list(islice(relational.documents(seed=5), 150))
+    rows = [torch.tensor([tiny_model.bos, *tiny_model.tokens(text)][:64]) for text in texts]
     streams = [residuals(tiny_model, row[None])[:, 0, 1:] for row in rows]
     x_all = torch.cat(streams, 1)
     labels = torch.cat([torch.isin(row[1:], torch.tensor(token_ids)) for row in rows]).float()
@@ -69,6 +70,7 @@ def catalogue(tiny_model, planted):
 
 def test_the_planted_feature_is_found_where_it_is(catalogue):
     brackets = catalogue.concept("brackets")
+    print(brackets)
     assert brackets.found_layers == [0, 1, 2]
     assert brackets.span == (0, 2)
     assert all(11 in brackets.at(layer).features for layer in (0, 1, 2))
@@ -145,7 +147,7 @@ def test_observations_are_the_dictionaries_own_activations(tiny_model, planted):
 
 def test_rare_words_are_read_often_and_weights_undo_it(tiny_model, planted):
     ids = resolve(Definition("old", "input", forms("old")), tiny_model.vocabulary)
-    text = list(islice(documents(), 1500))
+    text = list(islice(relational.documents(seed=77, sentences=(1, 1)), 4000))
     seen = observe(tiny_model, planted, text, {}, words=["old"], tokens=6000)
     natural = np.isin([i for row in tiny_model.encode_batch(text) for i in row], ids).mean()
     here = np.isin(seen.ids, ids)

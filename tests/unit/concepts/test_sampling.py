@@ -30,12 +30,9 @@ def test_strata_divide_the_text():
 
 
 def test_frequent_words_are_left_alone():
-    sampler = Sampler(documents(1000), ["sentence"])
-    assert [sampler.share(s) for s in sampler.strata] == [0, 1, 0, 1]
-    assert [sampler.share(s) for s in Sampler([], []).strata] == [0, 1, 0, 1]
-    assert [sampler.share(s) for s in Sampler(documents(999), ["rare"]).strata] == [
-        0.25, 0.75, 0.25, 0.75,
-    ]  # fmt: skip
+    for words, wanted in ((["sentence"], 0), ([], 0), (["rare"], 0.25), (["rare", "word"], 0.25)):
+        sampler = Sampler(documents(1000), words)
+        assert [sampler.share(s) for s in sampler.strata] == [wanted, 1 - wanted] * 2
 
 
 def test_a_repeated_text_is_read_once():

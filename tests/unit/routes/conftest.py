@@ -116,9 +116,12 @@ def named():
     def build(model: LanguageModel) -> Catalogue:
         large = Concept("large", "input", ["large"], (0, 3), [score(m, 0) for m in range(4)])
         small = Concept("small", "output", ["small"], (3, 3), [score(3, 1)])
-        missing = Concept("hot", "input", ["hot"], None, [score(3, 0, found=False)])
+        missing = [
+            Concept(name, "input", [name], None, [score(3, 0, found=False)])
+            for name in ("hot one", "cold")
+        ]
         return Catalogue(
-            model.id, model.fingerprint, "planted", "made by hand", 0, [large, small, missing]
+            model.id, model.fingerprint, "planted", "made by hand", 0, [large, small, *missing]
         )
 
     return build

@@ -167,6 +167,11 @@ def test_a_named_concept_and_its_spans(one, known_features, named):
     assert circuit.concepts[0].span == [0, 3]
 
 
+def test_a_concept_that_was_not_found_is_taken_as_a_token(one, known_features, named):
+    circuit = trace(one, known_features(one), PROMPT, "cold", catalogue=named(one), spans=[])
+    assert (circuit.target.kind, circuit.target.concept) == ("token", "cold")
+
+
 def test_a_given_key_and_query(one, known_features):
     """At position 7 the same head carries "large" too; from position 6 it carries nothing."""
     circuit = check(trace(one, known_features(one), PROMPT, "3/1", query=7))
@@ -179,11 +184,23 @@ def test_a_given_key_and_query(one, known_features):
 
 
 def test_a_share_of_next_to_nothing_is_refused(one, known_features):
-    """Feature u at "large" itself: the embedding says it all, nothing arrives for it."""
+    """A feature with a bias of 100 is active everywhere: what arrives (2.4) is no part of why."""
+    dictionaries = known_features(one)
+    dictionaries[3].b_enc[1] = 100
+    circuit = check(trace(one, dictionaries, PROMPT, "3/1"))
+    dictionaries[3].b_enc[1] = 0
+    chosen = circuit.set
+    assert chosen.heads == ["L1-H2"]
+    assert chosen.share_positive is chosen.share_signed is chosen.share_causal is None
+    assert sum("refused" in note for note in circuit.notes) == 2
+
+
+def test_nothing_carried_gives_an_empty_set(one, known_features):
+    """Feature u at "large" itself: the embedding says it all, no head writes it."""
     circuit = check(trace(one, known_features(one), PROMPT, "1/0", query=5))
+    assert (circuit.set.heads, circuit.heads, circuit.n80, circuit.random_sets.n) == ([], [], 0, 0)
     assert circuit.set.share_positive is None
-    assert circuit.set.share_causal is None
-    assert sum("refused" in note for note in circuit.notes) >= 1
+    assert any(note.startswith("No head carries anything") for note in circuit.notes)
 
 
 def refused(sentence, *args, error=InputError, **options):
@@ -216,8 +233,9 @@ def test_bad_input_is_one_sentence(one, known_features, named, tiny_model):
     named_options = {"catalogue": catalogue, "spans": []}
     no('The concept "large" is not active at position 8; active there: small',
        target="large", **named_options)  # fmt: skip
-    no('The concept "hot" was not found', target="hot", **named_options)
-    no("is neither a concept (large, small, hot)", target="not at all", **named_options)
+    no('The concept "hot one" was not found in these dictionaries', target="hot one",
+       **named_options)  # fmt: skip
+    no("is neither a concept (large, small, hot one, cold)", target="not at all", **named_options)
     no('"large" is at layer 0', target="0/0", query=5, **named_options)
     refused("belong to model", tiny_model, dictionaries, PROMPT, error=MismatchError)
     catalogue.fingerprint = "another"

@@ -78,7 +78,7 @@ def test_folded_dictionaries_read_the_models_own_activations(trained, tiny_model
         x = streams[layer]
         error = (x - dictionary.decode(dictionary.encode(x))).square().sum()
         fvu = error / (x - x.mean(0)).square().sum()
-        # mutation tried: biases left in training units
+        # mutation tried: b_dec left in training units
         assert fvu < 2 * trained.manifest["metrics"][str(layer)]["fvu"] + 0.05
         assert torch.allclose(dictionary.W_dec.norm(dim=1), torch.ones(64), atol=1e-5)
 
@@ -253,6 +253,29 @@ def test_learning_rate():
     assert config.rate(9) == config.rate(50) == 1
     assert config.rate(75) == pytest.approx(0.5)
     assert config.rate(99) == pytest.approx(0.02)
+
+
+def test_folding_the_scale():
+    """Activations and reconstructions in model units are those of training, over the scale.
+
+    Mutation tried: b_enc left in training units.
+    """
+    from saekit.sae.layer import LayerTraining
+
+    generator = torch.Generator().manual_seed(0)
+    x = 1000 * torch.randn(500, 16, generator=generator) + 500
+    training = LayerTraining(0, 16, CONFIG, torch.device("cpu"))
+    training.fit_input(x)
+    scale, weights = training.scale, training.weights
+    assert ((x - x.mean(0)) * scale).square().sum(1).mean() == pytest.approx(16, rel=1e-4)
+    weights.b_enc.copy_(torch.randn(64, generator=generator))
+    pre = (x * scale - weights.b_dec) @ weights.W_enc.T + weights.b_enc
+    top = pre.topk(CONFIG.k, dim=1)
+    features = torch.zeros_like(pre).scatter(1, top.indices, top.values.relu())
+    rebuilt = features @ weights.W_dec + weights.b_dec
+    dictionary = training.dictionary({})
+    assert torch.allclose(dictionary.encode(x) * scale, features, atol=1e-4)
+    assert torch.allclose(dictionary.decode(dictionary.encode(x)) * scale, rebuilt, atol=1e-4)
 
 
 def test_dead_features_come_back():
