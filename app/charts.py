@@ -54,6 +54,7 @@ def example_html(example: Example, maximum: float) -> str:
         spans.append(f'<span style="{style}" title="{title}">{xml(shown)}</span>')
     return (
         '<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.9">'
+        f'<span style="font-weight:600;padding-right:1em">{number(example.value)}</span>'
         + "".join(spans)
         + "</div>"
     )

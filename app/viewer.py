@@ -1,4 +1,8 @@
-"""Entry of the viewer: the pages and what they share.  Start it with `saekit view [DIR]`."""
+"""Entry of the viewer: the pages and what they share.  Start it with `saekit view [DIR]`.
+
+The pages are in `views/`: a folder named `pages/` would make Streamlit run a page without this
+entry when its address is opened first.
+"""
 
 import sys
 from pathlib import Path
@@ -13,9 +17,9 @@ import streamlit as st  # noqa: E402
 st.set_page_config(page_title="saekit", layout="wide")
 page = st.navigation(
     [
-        st.Page("pages/circuit.py", title="Circuit", icon=":material/hub:", default=True),
-        st.Page("pages/features.py", title="Features", icon=":material/search:"),
-        st.Page("pages/feature.py", title="Feature", icon=":material/bar_chart:"),
+        st.Page("views/circuit.py", title="Circuit", icon=":material/hub:", default=True),
+        st.Page("views/features.py", title="Features", icon=":material/search:"),
+        st.Page("views/feature.py", title="Feature", icon=":material/bar_chart:"),
     ],
     position="top",  # the figure needs the width
 )

@@ -20,7 +20,19 @@ _HOME = {
     "trace": "saekit.routes.tracing",
     "Circuit": "saekit.routes.circuit",
 }
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "Circuit",
+    "DictionarySet",
+    "FeatureIndex",
+    "LanguageModel",
+    "TrainConfig",
+    "__version__",
+    "evaluate",
+    "find_concepts",
+    "load_model",
+    "trace",
+    "train",
+]
 
 if TYPE_CHECKING:
     from saekit.concepts.finding import find_concepts as find_concepts

@@ -17,6 +17,7 @@ from saekit.bundled import DEFAULT_DICTIONARIES, bundled
 from saekit.errors import InputError, SaekitError
 
 PROG = "saekit"
+SUMMARY = "Dictionaries for every layer of GPT-2, concepts with layer spans, and their routes."
 
 
 def _say(text: Any) -> None:
@@ -285,7 +286,7 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """All subcommands; `--json` and `--help` work on each."""
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=PROG, description=SUMMARY)
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -332,7 +333,8 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--feature", help="everything about one, such as 8/1234")
     sub.add_argument("--layers", help="such as 0,3-5")
     sub.add_argument("--top", type=int, default=20, help="rows (default 20)")
-    sub.add_argument("--rank", default="lift", choices=["lift", "mean", "max", "density"])
+    ranks = ["purity", "lift", "mean", "max", "density"]
+    sub.add_argument("--rank", default="purity", choices=ranks, help="order (default purity)")
     sub.add_argument("--max-density", type=float, help="leave out features that fire more often")
 
     sub = command("concepts", _concepts, "named concepts with their layer spans")

@@ -33,7 +33,7 @@ from saekit.sae.storage import DictionarySet
 
 OUTPUTS = 10  # promoted, and as many suppressed, tokens per feature
 _PASS_TOKENS = 4096
-_ENTRIES = 2**24  # preactivations computed at once
+_ENTRIES = 2**21  # preactivations computed at once: memory that the allocator uses again
 
 
 @dataclass
@@ -87,7 +87,7 @@ def build_index(
     context: int = 128,
     layers: Sequence[int] | None = None,
     examples: int = 10,
-    samples: int = 5,
+    samples: int = 3,
     per_token: int = 20,
     seed: int = 0,
 ) -> Path:

@@ -21,7 +21,7 @@ FORMAT = "saekit feature index"
 SCHEMA_VERSION = 1
 INDEX = "index.h5"
 BEFORE, AFTER = 15, 8  # tokens of a window before and after the example
-MIN_SHARE = 0.05  # a feature is listed under a token from this P(active | token) on
+MIN_SHARE = 0.1  # a feature is listed under a token from this P(active | token) on
 
 
 class IndexFile:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saekit.model.loading import LanguageModel
 
-_ENTRIES = 2**24  # logits computed at once
+_ENTRIES = 2**21  # logits computed at once
 
 
 def output_logits(

@@ -1,7 +1,7 @@
 """Questions to a feature index: by token, by feature, by text.  numpy and h5py only.
 
 Layout of `index.h5` (schema_version 1; L layers, F = d_sae features, V tokens, W = 24 tokens of a
-window).  `share` datasets are float16 fractions of the feature's maximum.
+window).  `share` datasets are float16 fractions of the feature's maximum, rounded to 0.4%.
 
     attributes       format, schema_version, saekit, model, fingerprint (of the model's weights),
                      dictionaries [L] (fingerprints, see `saekit.features.fingerprint`), layers [L],
@@ -10,9 +10,10 @@ window).  `share` datasets are float16 fractions of the feature's maximum.
                      counts uint32 [V] (occurrences in the indexed text)
     features/        count uint32 [L, F], mean float32 [L, F], maximum float32 [L, F],
                      histogram uint32 [L, F, 50], log2_range int16 [L, F] (bins are equal, from 0
-                     to 2**log2_range), token [L, F, 10] with token_count, token_mean (share) and
+                     to 2**log2_range), token [L, F, 6] with token_count, token_mean (share) and
                      token_max (share): current tokens by total activation, count 0 where unused,
-                     output_token [L, F, 20] and output_value float16: promoted, then suppressed
+                     output_token [L, F, 20] and output_value float16 (rounded to 0.4%):
+                     promoted, then suppressed
     examples/        strongest places, strongest first:
                      row int32 [L, F, N] (in `contexts`, -1 where unused), place uint16 [L, F, N],
                      value (share) [L, F, N], window uint8 [L, F, N, W] (activations around the
@@ -20,10 +21,10 @@ window).  `share` datasets are float16 fractions of the feature's maximum.
     samples/         the same for places drawn at random among the active ones
     contexts         token ids [rows, context], the text that examples point into
     tokens/          start int64 [V + 1]; entries start[t]:start[t + 1] belong to token t, by layer
-                     and falling lift: layer uint8 (its place in `layers`), feature, count uint32,
-                     mean (share), max (share); of the features that fire on at least `MIN_SHARE`
-                     of the token's positions and at least twice, those of the highest lift, at
-                     most 20 per layer
+                     and falling purity: layer uint8 (its place in `layers`), feature, count
+                     uint32, mean (share), max (share).  Listed are, per layer, up to 20 features
+                     that fire on at least 10% of the token's positions and have at least 1% of
+                     their total activation there, and in any case the 4 of the highest purity
 
 Arrays are chunked by 64 features and compressed, so a feature or a token is read in milliseconds.
 """
@@ -36,7 +37,7 @@ from jaxtyping import Float
 
 from saekit.coordinates import feature_name
 from saekit.errors import InputError
-from saekit.features.index_file import AFTER, BEFORE, IndexFile
+from saekit.features.index_file import AFTER, BEFORE, MIN_SHARE, IndexFile
 from saekit.features.records import (
     Example,
     FeatureRecord,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from saekit.model.loading import LanguageModel
     from saekit.sae.storage import DictionarySet
 
-RANKS = ("lift", "mean", "max", "density")
+RANKS = ("purity", "lift", "mean", "max", "density")
 
 
 class FeatureIndex(IndexFile):
@@ -85,21 +86,25 @@ class FeatureIndex(IndexFile):
         token: str | int,
         layers: Iterable[int] | None = None,
         top: int = 20,
-        rank: str = "lift",
+        rank: str = "purity",
         max_density: float | None = None,
-        min_share: float = 0.1,
+        min_share: float = MIN_SHARE,
     ) -> list[TokenHit]:
         """The features that fire on a token, best first.
+
+        A high lift alone does not make a feature one of this token: one that fires weakly on every
+        " large" and strongly on " low" has a high lift for both.  Purity weighs by activation.
 
         Args:
             token: `"large"` asks for "large" and " large", `" large"` only for itself; or an id.
             layers: only these.
             top: how many.
-            rank: "lift" (how specific), "mean" or "max" (how strong, on this token), "density"
+            rank: "purity" (how much of the feature's activation is on this token), "lift" (how
+                much more often than elsewhere it fires), "mean" or "max" (how strong), "density"
                 (how rare in general).
             max_density: leave out features that fire more often than this in general.
             min_share: leave out features active on a smaller share of the token's positions
-                (below 0.05 nothing is stored).
+                (below 0.1 nothing is stored).
 
         Raises:
             InputError: not a token, a layer that is not in the index, an unknown rank.
@@ -126,8 +131,11 @@ class FeatureIndex(IndexFile):
             for name in ("layer", "feature", "count", "mean", "max")
         )
         token_count = int(self.token_counts[token])
-        density = self.summary["count"][slot, feature] / self.n_tokens
+        times = self.summary["count"][slot, feature]
+        density = times / self.n_tokens
         maximum = self.summary["maximum"][slot, feature].astype(np.float64)
+        mean = mean * maximum
+        purity = np.minimum(1, count * mean / (times * self.summary["mean"][slot, feature]))
         keep = count >= min_share * token_count
         if slots is not None:
             keep &= np.isin(slot, slots)
@@ -141,9 +149,10 @@ class FeatureIndex(IndexFile):
                 token_id=token,
                 count=int(count[i]),
                 token_count=token_count,
-                mean=float(mean[i] * maximum[i]),
+                mean=float(mean[i]),
                 max=float(largest[i] * maximum[i]),
                 lift=float(count[i] / token_count / density[i]),
+                purity=float(purity[i]),
                 density=float(density[i]),
             )
             for i in np.flatnonzero(keep)

@@ -18,6 +18,7 @@ class TokenHit:
         token_count: positions with this token in the indexed text.
         mean, max: of the activation on this token, over the positions where it is active.
         lift: P(active | token) / P(active).
+        purity: share of the feature's total activation that falls on this token.
         density: P(active), over all positions.
     """
 
@@ -30,6 +31,7 @@ class TokenHit:
     mean: float
     max: float
     lift: float
+    purity: float
     density: float
 
     @property

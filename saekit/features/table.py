@@ -15,6 +15,11 @@ from saekit.features.reader import FeatureIndex
 from saekit.features.records import Example, FeatureRecord, TextFeatures, TokenHit
 
 BARS = " ▁▂▃▄▅▆▇█"
+_ABOUT_HITS = (
+    "purity: share of the feature's activation that is on this token; lift: how much more often "
+    "it fires there than anywhere; mean and max: where it fires on the token; density: how often "
+    "it fires at all"
+)
 _SNIPPET = 6  # tokens on either side of the firing one
 
 
@@ -65,10 +70,10 @@ def hits_table(index: FeatureIndex, hits: Sequence[TokenHit]) -> Table | str:
     """What `by_token` found, one feature per row, each with its strongest example."""
     if not hits:
         return "No feature fires on this token in the indexed text often enough to be listed."
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, caption=_ABOUT_HITS, caption_justify="left")
     table.add_column("feature", no_wrap=True)
     table.add_column("token", no_wrap=True)
-    for name in ("fires on", "mean", "max", "lift", "density"):
+    for name in ("fires on", "purity", "lift", "mean", "max", "density"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("strongest example", no_wrap=True, overflow="crop")
     for hit in hits:
@@ -77,9 +82,10 @@ def hits_table(index: FeatureIndex, hits: Sequence[TokenHit]) -> Table | str:
             hit.name,
             Text(quoted(hit.token)),
             f"{hit.count} of {hit.token_count}",
+            f"{hit.purity:.0%}",
+            number(hit.lift),
             number(hit.mean),
             number(hit.max),
-            number(hit.lift),
             f"{hit.density:.2%}",
             marked(example, _SNIPPET) if example else "",
         )

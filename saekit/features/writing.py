@@ -13,8 +13,10 @@ from saekit.features.examples import WINDOW, KeptExamples
 from saekit.features.index_file import FORMAT, MIN_SHARE, SCHEMA_VERSION
 from saekit.features.statistics import BINS, Moments, Pairs, best_of_each
 
-TOKENS = 10  # current tokens kept per feature
+TOKENS = 6  # current tokens kept per feature
 MIN_COUNT = 2  # activations of a feature on a token below which it is not listed there
+MIN_PURITY = 0.01  # of a feature's total activation, below which only the `ALWAYS` best are listed
+ALWAYS = 4
 _CHUNK = 64  # features per HDF5 chunk
 _ENTRIES = 4096  # entries of the token table per HDF5 chunk
 
@@ -24,9 +26,15 @@ def smallest_type(largest: int) -> np.dtype:
     return np.dtype(np.uint16 if largest < 2**16 else np.uint32)
 
 
+def shortened(values: np.ndarray) -> np.ndarray:
+    """As float16 rounded to 7 bits after the first: within 0.4%, and a quarter smaller on disk."""
+    bits = values.astype(np.float16).view(np.uint16)
+    return ((bits + 4) & 0xFFF8).astype(np.uint16).view(np.float16)
+
+
 def shares(values: np.ndarray, maximum: np.ndarray) -> np.ndarray:
     """Fractions of the maximum, as stored (0 where the maximum is 0)."""
-    return (values / np.where(maximum > 0, maximum, 1)).astype(np.float16)
+    return shortened(values / np.where(maximum > 0, maximum, 1))
 
 
 class IndexWriter:
@@ -93,12 +101,12 @@ class IndexWriter:
             dtype,
             chunks=(1, self.d_sae if whole else min(_CHUNK, self.d_sae), *tail),
             compression="gzip",
-            compression_opts=6,
+            compression_opts=9,
             shuffle=True,
         )
 
     def _store(self, name: str, array: np.ndarray, chunk: int | None = None) -> None:
-        options: dict[str, Any] = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
+        options: dict[str, Any] = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
         if chunk is not None:
             options["chunks"] = (min(chunk, max(1, len(array))), *array.shape[1:])
         self._file.create_dataset(name, data=array, **(options if array.size else {}))
@@ -122,7 +130,7 @@ class IndexWriter:
             "log2_range": np.where(maximum > 0, moments.log2_range, 0),
             "histogram": moments.histogram,
             "output_token": output_token,
-            "output_value": output_value,
+            "output_value": shortened(output_value),
             **self._feature_tokens(pairs, maximum),
         }
         for name, column in columns.items():
@@ -163,14 +171,13 @@ class IndexWriter:
     def _token_features(
         self, slot: int, pairs: Pairs, moments: Moments, per_token: int
     ) -> tuple[np.ndarray, ...]:
-        """Entries of the token table: the features of highest lift for every token."""
+        """Entries of the token table: for every token the features that are most about it."""
         token, feature = pairs.token, pairs.feature
         share = pairs.count / np.maximum(1, self.token_counts[token])
         listed = np.flatnonzero((share >= MIN_SHARE) & (pairs.count >= MIN_COUNT))
-        # many features fire on one token only and share the largest lift: then the frequent first
-        lift = share[listed] / moments.count[feature[listed]] + 1e-9 * share[listed]
-        chosen, _ = best_of_each(token[listed], lift, per_token)
-        at = listed[chosen]
+        purity = pairs.total[listed] / moments.total[feature[listed]]
+        chosen, rank = best_of_each(token[listed], purity, per_token)
+        at = listed[chosen[(purity[chosen] >= MIN_PURITY) | (rank < ALWAYS)]]
         maximum = moments.largest[feature[at]]
         return (
             token[at],
@@ -188,7 +195,7 @@ class IndexWriter:
     def finish(self) -> None:
         """Store the token table and close the file."""
         columns = [np.concatenate(parts) for parts in zip(*self._entries, strict=True)]
-        order = np.argsort(columns[0], kind="stable")  # within a token: layers, then falling lift
+        order = np.argsort(columns[0], kind="stable")  # within a token: layers, then falling purity
         token, *columns = (column[order] for column in columns)
         start = np.searchsorted(token, np.arange(len(self.token_counts) + 1))
         self._store("tokens/start", start.astype(np.int64))

@@ -1,5 +1,6 @@
 """The whole search on a tiny random model whose dictionaries hold a feature that was put there."""
 
+from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -29,48 +30,51 @@ def documents():
 
 
 @pytest.fixture(scope="module")
-def planted(tiny_model):
-    """A dictionary set of random features; feature 11 of layers 0-2 is made for "brackets".
+def model(tiny_model):
+    """The tiny model with a strong direction of its own added to the embedding of brackets."""
+    hf = deepcopy(tiny_model.hf)
+    brackets = resolve(BUILT_IN[2], tiny_model.vocabulary)
+    with torch.no_grad():
+        hf.transformer.wte.weight[brackets] += 12 * planted_direction()
+    return replace(tiny_model, hf=hf, id="planted")
 
-    Its encoder is the direction that separates bracket tokens best (ridge regression on other
-    text); layer 3 has random features only.
-    """
-    token_ids = resolve(BUILT_IN[2], tiny_model.vocabulary)
-    texts = list(islice(relational.documents(seed=5), 150))
-    rows = [torch.tensor([tiny_model.bos, *tiny_model.tokens(text)][:64]) for text in texts]
-    streams = [residuals(tiny_model, row[None])[:, 0, 1:] for row in rows]
-    x_all = torch.cat(streams, 1)
-    labels = torch.cat([torch.isin(row[1:], torch.tensor(token_ids)) for row in rows]).float()
+
+def planted_direction():
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(9))
+    return direction / direction.norm()
+
+
+@pytest.fixture(scope="module")
+def planted(model):
+    """Random features at four layers; feature 11 of layers 0-2 reads the planted direction."""
+    text = islice(relational.documents(seed=5), 60)
+    rows = [torch.tensor([model.bos, *model.tokens(document)][:64]) for document in text]
+    streams = torch.cat([residuals(model, row[None])[:, 0, 1:] for row in rows], 1)
     generator = torch.Generator().manual_seed(0)
     dictionaries = {}
-    for layer, x in enumerate(x_all):
+    for layer, x in enumerate(streams):
         b_dec = x.mean(0)
         W_enc = torch.randn(x.shape[1], D_SAE, generator=generator)
-        W_enc = W_enc / ((x - b_dec) @ W_enc).std(0)
-        b_enc = torch.zeros(D_SAE)
+        across = W_enc - planted_direction()[:, None] * (planted_direction() @ W_enc)
+        W_enc = across / ((x - b_dec) @ across).std(0)
         if layer < 3:
-            centred = x - b_dec
-            gram = centred.T @ centred + 1e-3 * len(x) * torch.eye(x.shape[1])
-            direction = torch.linalg.solve(gram, centred.T @ (labels - labels.mean()))
-            value = centred @ direction
-            middle = (value[labels > 0].mean() + value[labels == 0].mean()) / 2
-            scale = 6 / (value[labels > 0].mean() - middle)  # above the random features
-            W_enc[:, 11], b_enc[11] = direction * scale, -middle * scale
+            W_enc[:, 11] = planted_direction() * 2  # above the random features when it is there
+        b_enc = torch.zeros(D_SAE)
+        b_enc[11] = -2 * float(((x - b_dec) @ planted_direction()).max()) * 0.4
         W_dec = W_enc.T / W_enc.norm(dim=0)[:, None]
         dictionaries[layer] = Dictionary(layer, "topk", W_enc, b_enc, W_dec, b_dec, k=K)
-    manifest = {"fingerprint": tiny_model.fingerprint, "model": "tiny", "training": {"context": 64}}
+    manifest = {"fingerprint": model.fingerprint, "model": "planted", "training": {"context": 64}}
     return DictionarySet(dictionaries, manifest, Path("planted"))
 
 
 @pytest.fixture(scope="module")
-def catalogue(tiny_model, planted):
+def catalogue(model, planted):
     absent = Definition("river", "input", (" the",))
-    return find_concepts(tiny_model, planted, documents(), (BUILT_IN[2], absent), tokens=4000)
+    return find_concepts(model, planted, documents(), (BUILT_IN[2], absent), tokens=4000)
 
 
 def test_the_planted_feature_is_found_where_it_is(catalogue):
     brackets = catalogue.concept("brackets")
-    print(brackets)
     assert brackets.found_layers == [0, 1, 2]
     assert brackets.span == (0, 2)
     assert all(11 in brackets.at(layer).features for layer in (0, 1, 2))
@@ -88,44 +92,44 @@ def test_an_absent_concept_is_said_to_be_absent(catalogue):
     assert len(river.layers) == 4
 
 
-def test_the_catalogue_says_what_it_was_made_from(catalogue, tiny_model, tmp_path):
-    assert catalogue.fingerprint == tiny_model.fingerprint
+def test_the_catalogue_says_what_it_was_made_from(catalogue, model, tmp_path):
+    assert catalogue.fingerprint == model.fingerprint
     assert catalogue.tokens >= 4000
     assert catalogue.links["target_fdr"] == 0.05
     assert catalogue.concept("brackets").tokens == [
-        t for t in tiny_model.vocabulary if any(s in '()[]{}"' for s in t)
+        t for t in model.vocabulary if any(s in '()[]{}"' for s in t)
     ]
     catalogue.save(tmp_path / "concepts.json")
     assert Catalogue.load(tmp_path / "concepts.json") == catalogue
 
 
-def test_spans_on_a_prompt(tiny_model, planted, catalogue):
-    spans = [s for s in prompt_spans(tiny_model, planted, catalogue, PROMPT) if s.last > s.first]
+def test_spans_on_a_prompt(model, planted, catalogue):
+    spans = [s for s in prompt_spans(model, planted, catalogue, PROMPT) if s.last > s.first]
     assert [(s.name, s.position) for s in spans] == [("brackets", p) for p in (4, 6, 8)]
     for span in spans:
         assert (span.first, span.last) == (0, 2)
         assert "0/11" in span.features
         # the activation that is reported is the dictionary's own
-        ids = tiny_model.prompt(PROMPT)
-        x = residuals(tiny_model, ids[None], [0])[0, 0, span.position]
+        ids = model.prompt(PROMPT)
+        x = residuals(model, ids[None], [0])[0, 0, span.position]
         row = next(row for row in span.evidence if row["feature"] == "0/11")
         assert row["activation"] == pytest.approx(float(planted[0].encode(x)[11]), rel=1e-3)
 
 
-def test_positions_do_not_depend_on_bos(tiny_model, planted, catalogue):
-    without = replace(tiny_model, prepend_bos=False)
+def test_positions_do_not_depend_on_bos(model, planted, catalogue):
+    without = replace(model, prepend_bos=False)
     positions = {s.position for s in prompt_spans(without, planted, catalogue, PROMPT)}
     assert {4, 6, 8} <= positions
     assert max(positions) == 8
 
 
-def test_output_concepts_read_the_models_own_probabilities(tiny_model, planted):
-    ids = resolve(BUILT_IN[3], tiny_model.vocabulary)
-    seen = observe(tiny_model, planted, documents(), {"small": ids}, tokens=600)
+def test_output_concepts_read_the_models_own_probabilities(model, planted):
+    ids = resolve(BUILT_IN[3], model.vocabulary)
+    seen = observe(model, planted, documents(), {"small": ids}, tokens=600)
     # position 0 is the first word of the first row of the first half
     first = next(d for d in documents() if half_of(d) == 0)
-    row = torch.tensor([[tiny_model.bos, *tiny_model.tokens(first)[:5]]])
-    logits = tiny_model.hf(row).logits[0].softmax(-1)
+    row = torch.tensor([[model.bos, *model.tokens(first)[:5]]])
+    logits = model.hf(row).logits[0].softmax(-1)
     assert seen.ids[:5].tolist() == row[0, 1:].tolist()
     expected = logits[1:, ids].sum(-1).detach().numpy()
     assert seen.probabilities["small"][:5] == pytest.approx(expected, rel=1e-3, abs=1e-7)
@@ -133,46 +137,46 @@ def test_output_concepts_read_the_models_own_probabilities(tiny_model, planted):
     assert seen.labels(strict, ids).mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_observations_are_the_dictionaries_own_activations(tiny_model, planted):
-    seen = observe(tiny_model, planted, documents(), {}, tokens=600)
-    assert (seen.ids != tiny_model.bos).all()
+def test_observations_are_the_dictionaries_own_activations(model, planted):
+    seen = observe(model, planted, documents(), {}, tokens=600)
+    assert (seen.ids != model.bos).all()
     assert seen.layers[3].shape == (len(seen.ids), D_SAE)
     assert 300 <= seen.n_first < len(seen.ids)
     first = next(d for d in documents() if half_of(d) == 0)
-    row = torch.tensor([[tiny_model.bos, *tiny_model.tokens(first)[:5]]])
+    row = torch.tensor([[model.bos, *model.tokens(first)[:5]]])
     for layer in planted.layers:
-        expected = planted[layer].encode(residuals(tiny_model, row, [layer])[0, 0, 1:])
+        expected = planted[layer].encode(residuals(model, row, [layer])[0, 0, 1:])
         assert seen.layers[layer][:5].toarray() == pytest.approx(expected.numpy(), abs=1e-4)
 
 
-def test_rare_words_are_read_often_and_weights_undo_it(tiny_model, planted):
-    ids = resolve(Definition("old", "input", forms("old")), tiny_model.vocabulary)
+def test_rare_words_are_read_often_and_weights_undo_it(model, planted):
+    ids = resolve(Definition("old", "input", forms("old")), model.vocabulary)
     text = list(islice(relational.documents(seed=77, sentences=(1, 1)), 4000))
-    seen = observe(tiny_model, planted, text, {}, words=["old"], tokens=6000)
-    natural = np.isin([i for row in tiny_model.encode_batch(text) for i in row], ids).mean()
+    seen = observe(model, planted, text, {}, words=["old"], tokens=6000)
+    natural = np.isin([i for row in model.encode_batch(text) for i in row], ids).mean()
     here = np.isin(seen.ids, ids)
     assert here.mean() > 2 * natural
     assert np.average(here, weights=seen.weights) == pytest.approx(natural, rel=0.25)
 
 
-def test_too_little_text_is_refused(tiny_model, planted):
+def test_too_little_text_is_refused(model, planted):
     with pytest.raises(InputError, match="too short"):
-        find_concepts(tiny_model, planted, ["one line"], tokens=100)
+        find_concepts(model, planted, ["one line"], tokens=100)
 
     def endless():
         while True:
             yield "The same sentence again and again."
 
     with pytest.raises(InputError, match="too short"):
-        find_concepts(tiny_model, planted, endless(), tokens=100)
+        find_concepts(model, planted, endless(), tokens=100)
 
 
-def test_two_concepts_of_one_name_are_refused(tiny_model, planted):
+def test_two_concepts_of_one_name_are_refused(model, planted):
     with pytest.raises(InputError, match='two concepts named "large"'):
-        find_concepts(tiny_model, planted, documents(), (BUILT_IN[1], BUILT_IN[1]))
+        find_concepts(model, planted, documents(), (BUILT_IN[1], BUILT_IN[1]))
 
 
-def test_concepts_of_another_model_are_refused(tiny_model, planted, catalogue):
+def test_concepts_of_another_model_are_refused(model, planted, catalogue):
     other = replace(catalogue, fingerprint="0" * 64)
     with pytest.raises(MismatchError, match="0000"):
-        prompt_spans(tiny_model, planted, other, PROMPT)
+        prompt_spans(model, planted, other, PROMPT)

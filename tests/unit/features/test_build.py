@@ -58,8 +58,8 @@ def test_statistics_of_every_feature(index, dense, layer):
         best = record.top_tokens[0]
         assert_allclose(mass[best.token_id], mass.max(), rtol=1e-5)
         assert best.count == (on == best.token_id).sum()
-        assert_allclose(best.mean, values[on == best.token_id].mean(), rtol=2e-3)
-        assert_allclose(best.max, values[on == best.token_id].max(), rtol=2e-3)
+        assert_allclose(best.mean, values[on == best.token_id].mean(), rtol=5e-3)
+        assert_allclose(best.max, values[on == best.token_id].max(), rtol=5e-3)
 
 
 @pytest.mark.parametrize("layer", [0, 2, 3])
@@ -72,16 +72,20 @@ def test_features_of_a_token(index, dense, layer):
     share = active[here].mean(0)
     with np.errstate(invalid="ignore"):
         lift = share / active.mean(0)
-    expected = np.flatnonzero((share >= 0.1) & (active[here].sum(0) >= 2))
-    expected = expected[np.argsort(-lift[expected], kind="stable")][:20]
-    assert_allclose([hit.lift for hit in hits], lift[expected], rtol=1e-5)
+        purity = activations[here].sum(0) / activations.sum(0)
+    listed = np.flatnonzero((share >= 0.1) & (active[here].sum(0) >= 2))
+    listed = listed[np.argsort(-purity[listed], kind="stable")][:20]
+    listed = [f for place, f in enumerate(listed) if place < 4 or purity[f] >= 0.01]
+    assert {hit.feature for hit in hits} == set(listed)
+    assert [hit.purity for hit in hits] == sorted((hit.purity for hit in hits), reverse=True)
     for hit in hits:
         values = activations[here & active[:, hit.feature], hit.feature]
         assert (hit.count, hit.token_count) == (len(values), here.sum())
         assert_allclose(hit.share, share[hit.feature])
         assert_allclose(hit.lift, lift[hit.feature], rtol=1e-5)
+        assert_allclose(hit.purity, purity[hit.feature], rtol=5e-3)
         assert_allclose(hit.density, active[:, hit.feature].mean())
-        assert_allclose([hit.mean, hit.max], [values.mean(), values.max()], rtol=2e-3)
+        assert_allclose([hit.mean, hit.max], [values.mean(), values.max()], rtol=5e-3)
 
 
 def test_examples_of_every_feature(index, dense, plain_model):
@@ -99,7 +103,7 @@ def test_examples_of_every_feature(index, dense, plain_model):
                     assert plain_model.bos not in example.token_ids
                     assert example.activations[example.position] == example.value > 0
                     assert len(example.tokens) == len(example.activations) <= 24
-            assert len(record.samples) <= 5
+            assert len(record.samples) <= 3
 
 
 def test_windows_are_the_activations_of_that_text(index, plain_model, dictionaries, live_feature):
@@ -118,7 +122,8 @@ def test_windows_are_the_activations_of_that_text(index, plain_model, dictionari
 def test_planted_features_are_found_by_their_token(index):
     hits = index.by_token(" large", layers=[0])
     assert (hits[0].feature, hits[0].token, hits[0].share) == (SPACE_LARGE, " large", 1.0)
-    assert hits[0].lift == pytest.approx(1 / hits[0].density)
+    assert hits[0].purity == pytest.approx(1, rel=5e-3)
+    assert hits[0].lift == pytest.approx(index.n_tokens / hits[0].token_count)
     for example in index.feature(0, SPACE_LARGE).examples:
         assert example.tokens[example.position] == " large"
     both = index.by_token("large", layers=[0])
@@ -151,7 +156,7 @@ def test_output_tokens_in_the_index(index, plain_model, dictionaries):
     tokens, values = output_tokens(plain_model, dictionaries[3].W_dec, 10)
     assert [item.token_id for item in record.output_top] == tokens[69, :10].tolist()
     assert [item.token_id for item in record.output_bottom] == tokens[69, 10:].tolist()
-    assert_allclose([item.value for item in record.output_top], values[69, :10], rtol=1e-3)
+    assert_allclose([item.value for item in record.output_top], values[69, :10], rtol=5e-3)
 
 
 def test_token_counts_leave_bos_out(index, dense, plain_model):
@@ -172,7 +177,7 @@ def test_the_same_call_gives_the_same_index(
         one, other = index.feature(2, live_feature), again.feature(2, live_feature)
         assert abs(one.histogram - other.histogram).sum() <= 2
         assert_allclose(
-            [e.value for e in one.examples], [e.value for e in other.examples], rtol=2e-3
+            [e.value for e in one.examples], [e.value for e in other.examples], rtol=5e-3
         )
         assert [t.token for t in one.top_tokens] == [t.token for t in other.top_tokens]
         hits = [(h.name, h.count, h.token) for h in index.by_token("large")]

@@ -9,7 +9,7 @@ from saekit.features.reader import FeatureIndex
 
 def test_ranks_and_filters(index):
     token = int(index.token_counts.argmax())
-    for rank in ("lift", "mean", "max"):
+    for rank in ("purity", "lift", "mean", "max"):
         values = [getattr(hit, rank) for hit in index.by_token(token, rank=rank)]
         assert values == sorted(values, reverse=True)
     densities = [hit.density for hit in index.by_token(token, rank="density")]
@@ -48,7 +48,7 @@ def test_a_feature_that_never_fires(index):
         (lambda index: index.feature(1, 0), r"Layer 1 is not in .*\[0, 2, 3\]"),
         (lambda index: index.densities(9), "Layer 9"),
         (lambda index: index.by_token("large", layers=[1]), "Layer 1"),
-        (lambda index: index.by_token("large", rank="best"), "lift, mean, max, density"),
+        (lambda index: index.by_token("large", rank="best"), "purity, lift, mean, max, density"),
         (lambda index: index.by_token(" The opposite"), "is not one token of plain but several"),
         (lambda index: index.by_token("\u2603"), "No token of plain spells"),
         (lambda index: index.by_token(10**6), "does not exist"),

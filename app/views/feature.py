@@ -7,7 +7,7 @@ from app.charts import example_html, histogram, token_table
 from saekit.coordinates import feature_name, parse_feature
 from saekit.features.records import Example, FeatureRecord
 from saekit.report.formatting import plain, span_text, visible
-from saekit.routes.wording import number, percent
+from saekit.routes.wording import number
 
 SHOWN_EXAMPLES = 10
 
@@ -39,13 +39,12 @@ def _examples(examples: list[Example], record: FeatureRecord) -> None:
     if not examples:
         st.caption("The feature was not active in the indexed text.")
     for number_, example in enumerate(examples[:SHOWN_EXAMPLES]):
-        value, text, link = st.columns([1, 10, 2], vertical_alignment="center")
-        value.markdown(f"`{number(example.value)}`")
+        text, link = st.columns([10, 2], vertical_alignment="center")
         text.html(example_html(example, record.max))
         prompt = "".join(example.tokens[: example.position + 1])
         if prompt.strip():
             link.page_link(
-                "pages/circuit.py", label="Trace", icon=":material/hub:",
+                "views/circuit.py", label="Trace", icon=":material/hub:",
                 help=f"The circuit of {record.name} on the text up to the outlined token "
                 f"(example {number_ + 1}).",
                 query_params=state.link(prompt=prompt, target=record.name),
@@ -67,7 +66,7 @@ def _relatives(record: FeatureRecord) -> None:
         with st.container(horizontal=True):
             for other in others:
                 query = state.link(feature=other)
-                st.page_link("pages/feature.py", label=other, query_params=query)
+                st.page_link("views/feature.py", label=other, query_params=query)
 
 
 def _show(record: FeatureRecord) -> None:
@@ -75,7 +74,9 @@ def _show(record: FeatureRecord) -> None:
     if record.label or names:
         st.markdown(f"**{plain(record.label or ', '.join(names))}**")
     columns = st.columns(4)
-    columns[0].metric("Density", percent(record.density), help="Share of tokens it is active on.")
+    columns[0].metric(
+        "Density", f"{number(100 * record.density)}%", help="Share of tokens it is active on."
+    )
     columns[1].metric("Active tokens", f"{record.count:,}")
     columns[2].metric("Mean activation", number(record.mean), help="Where it is active.")
     columns[3].metric("Largest activation", number(record.max))
@@ -103,4 +104,4 @@ with state.sentences():
         _show(index.feature(*parse_feature(name)))
     else:
         st.info(f"Give a feature as layer/index, for example {first}, or search by token:")
-        st.page_link("pages/features.py", label="Features", query_params=state.link())
+        st.page_link("views/features.py", label="Features", query_params=state.link())

@@ -52,15 +52,13 @@ def _columns() -> dict[str, object]:
 
 def _search() -> list[TokenHit]:
     index = state.index()
-    columns = st.columns([2, 2, 1, 1, 1], vertical_alignment="bottom")
+    columns = st.columns([2, 1, 1, 1, 1], vertical_alignment="bottom")
     token = columns[0].text_input(
         "Token", key="token", bind="query-params", placeholder="large",
         help='"large" asks for the token with and without a leading space, " large" only for '
         "the one with.",
     )  # fmt: skip
-    rank = columns[1].segmented_control(
-        "Sort by", RANKS, default="lift", key="rank", bind="query-params", help=RANK_HELP
-    )
+    rank = columns[1].selectbox("Sort by", RANKS, key="rank", bind="query-params", help=RANK_HELP)
     layers = columns[2].text_input(
         "Layers", key="layers", bind="query-params", placeholder="all",
         help="Such as 0,3-5.",
@@ -78,7 +76,7 @@ def _search() -> list[TokenHit]:
         return []
     hits = index.by_token(
         token, layers=parse_layers(layers, max(index.layers)) if layers else None,
-        top=int(top), rank=rank or "lift", max_density=density,
+        top=int(top), rank=rank, max_density=density,
     )  # fmt: skip
     if not hits:
         st.info(
@@ -102,4 +100,4 @@ with state.sentences():
         rows = event["selection"]["rows"]
         if rows:
             name = found[rows[0]].name
-            st.switch_page("pages/feature.py", query_params=state.link(feature=name))
+            st.switch_page("views/feature.py", query_params=state.link(feature=name))

@@ -77,7 +77,7 @@ def _controls(examples: list[dict[str, Any]]) -> dict[str, Any]:
     columns = st.columns([2, 1, 1, 2])
     target = columns[0].selectbox(
         "Target", names, index=None, key="target", bind="query-params", accept_new_options=True,
-        placeholder="automatic", help="A concept, a feature such as 12/345, or a token.",
+        placeholder="auto", help="A concept, a feature such as 12/345, or a token.",
     )  # fmt: skip
     query = columns[1].number_input(
         "Query", min_value=1, value=None, step=1, key="query", bind="query-params",
@@ -85,7 +85,7 @@ def _controls(examples: list[dict[str, Any]]) -> dict[str, Any]:
     )  # fmt: skip
     key = columns[2].number_input(
         "Key", min_value=1, value=None, step=1, key="key", bind="query-params",
-        placeholder="strongest", help="Position; or click a token with Shift held.",
+        placeholder="auto", help="Position; or click a token with Shift held.",
     )  # fmt: skip
     heads = columns[3].slider(
         "Heads", 1, MAX_HEADS, DEFAULT_HEADS, key="heads", bind="query-params"
@@ -149,7 +149,7 @@ def _selected(document: dict[str, Any]) -> None:
                 with st.container(horizontal=True):
                     for feature in concept["features"]:
                         st.page_link(
-                            "pages/feature.py", label=feature,
+                            "views/feature.py", label=feature,
                             query_params=state.link(feature=feature),
                         )  # fmt: skip
         if not concepts:
@@ -164,15 +164,11 @@ def _show(document: dict[str, Any]) -> None:
     _downloads(document)
     st.caption(" ".join(map(plain, document["notes"])))
     drawn = tables(document)
-    for tab, (_, remark, columns, rows) in zip(
-        st.tabs([*(title for title, *_ in drawn), "Head and concept"]),
-        [*drawn, ("", "", [], [])],
-        strict=True,
-    ):
+    selected, *rest = st.tabs(["Selected", *(title for title, *_ in drawn)])
+    with selected:
+        _selected(document)
+    for tab, (_, remark, columns, rows) in zip(rest, drawn, strict=True):
         with tab:
-            if not columns:
-                _selected(document)
-                continue
             st.caption(remark)
             st.dataframe(
                 [dict(zip(columns, row, strict=True)) for row in rows],

@@ -1,0 +1,167 @@
+"""The pages without a browser (AppTest): what they show, and what they say when they cannot."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import charts, state
+from tests.app.conftest import VIEWER
+
+SEED = 'The opposite of "large" is "'
+BROWSE = f"""
+import os, sys
+from streamlit.testing.v1 import AppTest
+app = AppTest.from_file({VIEWER!r}, default_timeout=60).run()
+assert not app.exception and not app.error, (app.exception, app.error)
+app.switch_page("views/features.py").run()
+app.text_input(key="token").set_value("large").run()
+assert len(app.dataframe) == 1, app.main
+app.switch_page("views/feature.py").run()
+app.text_input(key="feature").set_value("1/0").run()
+assert not app.exception and not app.error, (app.exception, app.error)
+heavy = {{"torch", "transformers", "sae_lens", "transformer_lens"}} & set(sys.modules)
+print("loaded", sorted(heavy))
+"""
+
+
+@pytest.fixture(autouse=True)
+def asked_for(viewed_set, monkeypatch):
+    monkeypatch.setenv(state.FOLDER_VARIABLE, str(viewed_set))
+
+
+def opened(page: str | None = None, **query: str) -> AppTest:
+    app = AppTest.from_file(VIEWER, default_timeout=120)
+    for name, value in query.items():
+        app.query_params[name] = value
+    if page:
+        app.run()
+        app.switch_page(f"views/{page}.py")
+    return app.run()
+
+
+def messages(app: AppTest) -> str:
+    return "\n".join(element.value for element in [*app.error, *app.info, *app.warning])
+
+
+def test_browsing_loads_no_torch(viewed_set):
+    result = subprocess.run(
+        [sys.executable, "-c", BROWSE], capture_output=True, text=True, check=False,
+        cwd=Path(VIEWER).parents[1], env={**os.environ, state.FOLDER_VARIABLE: str(viewed_set)},
+    )  # fmt: skip
+    assert result.stdout.strip() == "loaded []", result.stdout + result.stderr
+
+
+def test_a_stored_circuit_is_shown_first():
+    app = opened()
+    assert not app.exception and not app.error
+    assert app.text_input(key="prompt").value == SEED
+    assert app.selectbox(key="set").value == "tiny"
+    assert [tab.label for tab in app.tabs][:3] == ["Selected", "Heads", "Sets of heads"]
+    assert app.dataframe[0].value.iloc[0]["head"] == "L11-H7"
+
+
+def test_another_example_and_a_live_prompt():
+    app = opened()
+    app.selectbox(key="example").set_value('The opposite of "small" is "').run()
+    assert app.text_input(key="prompt").value == 'The opposite of "small" is "'
+    app.text_input(key="prompt").set_value('The word "large" is "').run()
+    assert not app.exception, app.exception
+    assert not app.error, messages(app)
+    assert any(tab.label == "Completeness" for tab in app.tabs)
+
+
+def test_the_address_restores_the_choice():
+    app = opened(query="8", key="5", heads="5")
+    assert app.number_input(key="query").value == 8
+    assert app.number_input(key="key").value == 5
+    assert not app.exception and not app.error
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prompt": ""}, "The prompt is empty"),
+        ({"prompt": "word " * 80}, "reads at most"),
+        ({"query": "80"}, "80"),
+        ({"target": "no such thing at all"}, "no such thing at all"),
+    ],
+)
+def test_bad_questions_are_answered_in_a_sentence(change, said):
+    app = opened()
+    for name, value in change.items():
+        if name == "prompt":
+            app.text_input(key="prompt").set_value(value).run()
+        elif name == "query":
+            app.number_input(key="query").set_value(int(value)).run()
+        else:
+            app.session_state["target"] = value
+            app.run()
+    assert not app.exception, app.exception
+    assert said in messages(app)
+
+
+def test_features_of_a_token():
+    app = opened("features")
+    assert "Type a token" in messages(app)
+    app.text_input(key="token").set_value("large").run()
+    table = app.dataframe[0].value
+    assert {"large"} <= set(table["token"]) and len(table) > 0
+    app.text_input(key="layers").set_value("9").run()
+    assert "0 to 3" in messages(app)
+    app.text_input(key="layers").set_value("1-2").run()
+    assert set(app.dataframe[0].value["layer"]) <= {1, 2}
+    app.text_input(key="token").set_value("no token like this").run()
+    assert "no token like this" in messages(app) and not app.exception
+
+
+def test_a_feature():
+    app = opened("feature")
+    assert "for example 0/0" in messages(app)
+    app.text_input(key="feature").set_value("1/3").run()
+    assert not app.exception and not app.error
+    assert [metric.label for metric in app.metric][0] == "Density"
+    for bad, said in (("1/99", "does not exist"), ("7/1", "7"), ("x", "layer/index")):
+        app.text_input(key="feature").set_value(bad).run()
+        assert said in messages(app) and not app.exception
+
+
+def test_missing_files_name_the_command(viewed_set, tmp_path, monkeypatch):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(viewed_set / "manifest.json", bare)
+    monkeypatch.setenv(state.FOLDER_VARIABLE, str(bare))
+    assert f"saekit index {bare}" in messages(opened("features"))
+    (bare / "circuits").mkdir()
+    (bare / "circuits" / "broken.json").write_text('{"schema_version": 1, "mod')
+    assert "broken.json is not valid JSON" in messages(opened())
+
+
+def test_a_set_of_another_version_is_refused(viewed_set, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    manifest = json.loads((viewed_set / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
+    monkeypatch.setenv(state.FOLDER_VARIABLE, str(other))
+    app = opened()
+    assert "schema_version 99" in messages(app) and not app.exception
+
+
+def test_no_dictionary_set_at_all(tmp_path, monkeypatch):
+    monkeypatch.setenv(state.FOLDER_VARIABLE, str(tmp_path / "nothing"))
+    monkeypatch.setattr(state, "DEFAULT_DICTIONARIES", "dictionaries_that_are_not_there/x")
+    assert "saekit demo" in messages(opened())
+
+
+def test_example_tokens_are_escaped():
+    from saekit.features.records import Example
+
+    example = Example(["<b>", " is\n"], [1, 2], [0.0, 2.0], 1, 2.0, 0, 1)
+    html = charts.example_html(example, 4.0)
+    assert "<b>" not in html and "&lt;b&gt;" in html
+    assert "rgba(76, 140, 235,0.275)" in html  # half of the maximum, half of the strongest colour
