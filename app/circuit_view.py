@@ -7,11 +7,13 @@ escaped where it is made (`saekit.report`).
 from collections.abc import Callable
 
 import streamlit as st
+from streamlit.components.v2 import component
+from streamlit.components.v2 import component
 
 _HTML = '<div class="figure"></div>'
 _CSS = """
 .figure { width: 100%; overflow-x: auto; color: var(--st-text-color); }
-.figure svg { display: block; width: 100%; min-width: 760px; height: auto; }
+.figure svg { display: block; width: 100%; height: auto; }
 [data-kind="token"], [data-kind="head"], [data-kind="concept"] { cursor: pointer; }
 [data-kind="token"]:hover, [data-kind="head"]:hover, [data-kind="concept"]:hover {
   stroke: var(--st-primary-color); stroke-width: 2px; }
@@ -25,6 +27,9 @@ export default function (component) {
   if (figure.drawn !== data.svg) {
     figure.innerHTML = data.svg;
     figure.drawn = data.svg;
+    const drawing = figure.querySelector("svg");
+    drawing.style.minWidth = `${data.narrowest}px`;
+    drawing.style.maxWidth = `${data.widest}px`;
   }
   figure.onclick = (event) => {
     const hit = event.target.closest("[data-kind]");
@@ -32,10 +37,16 @@ export default function (component) {
   };
 }
 """
-_figure = st.components.v2.component("saekit_figure", html=_HTML, css=_CSS, js=_JS)
+_figure = component("saekit_figure", html=_HTML, css=_CSS, js=_JS)
 
 
-def show_svg(svg: str, key: str, on_pick: Callable[[dict[str, str]], None] | None = None) -> None:
+def show_svg(
+    svg: str,
+    key: str,
+    on_pick: Callable[[dict[str, str]], None] | None = None,
+    narrowest: int = 760,
+    widest: int = 1680,
+) -> None:
     """Draw an SVG over the whole width.
 
     Args:
@@ -43,6 +54,7 @@ def show_svg(svg: str, key: str, on_pick: Callable[[dict[str, str]], None] | Non
         key: of the component.
         on_pick: called with the `data-*` values of what was clicked and `shift` (bool), before
             the page runs again.
+        narrowest, widest: limits of the drawn width in pixels (narrower pages scroll).
     """
 
     def picked() -> None:
@@ -50,4 +62,5 @@ def show_svg(svg: str, key: str, on_pick: Callable[[dict[str, str]], None] | Non
         if pick and on_pick:
             on_pick(pick)
 
-    _figure(key=key, data={"svg": svg}, on_pick_change=picked)
+    data = {"svg": svg, "narrowest": narrowest, "widest": widest}
+    _figure(key=key, data=data, on_pick_change=picked)

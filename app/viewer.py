@@ -15,11 +15,12 @@ if ROOT not in sys.path:
 import streamlit as st  # noqa: E402
 
 st.set_page_config(page_title="saekit", layout="wide")
+# No icons here: Streamlit would fetch the page's icon from the network for the browser tab.
 page = st.navigation(
     [
-        st.Page("views/circuit.py", title="Circuit", icon=":material/hub:", default=True),
-        st.Page("views/features.py", title="Features", icon=":material/search:"),
-        st.Page("views/feature.py", title="Feature", icon=":material/bar_chart:"),
+        st.Page("views/circuit.py", title="Circuit", default=True),
+        st.Page("views/features.py", title="Features"),
+        st.Page("views/feature.py", title="Feature"),
     ],
     position="top",  # the figure needs the width
 )

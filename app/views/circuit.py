@@ -135,7 +135,8 @@ def _selected(document: dict[str, Any]) -> None:
         )  # fmt: skip
         name = st.session_state.get("head")
         if name and document.get("patterns"):
-            show_svg(head_svg(document, *parse_head(name), theme="auto"), "head_map")
+            drawing = head_svg(document, *parse_head(name), theme="auto")
+            show_svg(drawing, "head_map", narrowest=240, widest=460)
         elif name:
             st.caption("No attention maps are stored for prompts of more than 64 tokens.")
     with right:

@@ -57,9 +57,10 @@ def _relatives(record: FeatureRecord) -> None:
     mine = state.concept_names(record.layer, record.feature)
     if known is None:
         st.caption(f"No concepts are stored. Find them: `saekit concepts {state.folder()} --find`")
-    elif not mine:
+        return
+    if not mine:
         st.caption("The feature belongs to no named concept.")
-    for name in mine if known else []:
+    for name in mine:
         concept = known.concept(name)
         others = [other for other in concept.feature_names() if other != record.name]
         st.markdown(f"**{plain(name)}**: {span_text(concept.span)}")

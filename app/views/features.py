@@ -1,5 +1,7 @@
 """Search features by token; a row opens the feature's page."""
 
+from typing import Any
+
 import streamlit as st
 
 from app import state
@@ -32,7 +34,7 @@ def _rows(hits: list[TokenHit]) -> list[dict[str, object]]:
     ]
 
 
-def _columns() -> dict[str, object]:
+def _columns() -> dict[str, Any]:
     config = st.column_config
     return {
         "fires on": config.ProgressColumn(

@@ -4,6 +4,7 @@ Importing this module costs no torch.  Scores are measured on the half of the te
 used to choose features; `baseline_f1` is what the same search reaches with displaced labels.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,16 @@ class LayerScore:
     Attributes:
         layer: residual layer.
         found: f1 >= 0.5, auroc >= 0.9, f1 above `baseline_f1`, enough positives.
-        features: indices of one to four features; the concept is said to be there when any of
-            them reaches `threshold` times its own `p99`.
+        features: indices of one to four features; the concept is said to be there when their
+            `strength` reaches `threshold`.
         f1, precision, recall: of that rule, on the reporting half.
-        auroc: of the largest activation / p99 over the features; None without positives.
+        auroc: of the strength; None without positives.
         baseline_f1: the largest f1 of the same search with circularly shifted labels.
         positives: positions of the reporting half at which the concept holds.
-        threshold: share of p99 (0.05 to 0.95), chosen on the selecting half.
+        threshold: of the strength, whose usual maximum is 1; chosen on the selecting half.
         p99: 99th percentile of each feature's positive activations on the selecting half.
+        weights: for output concepts, the direct effect of each feature on the tokens' logits,
+            scaled so that their sum's usual maximum is 1; empty for other kinds.
     """
 
     layer: int
@@ -44,6 +47,20 @@ class LayerScore:
     positives: int
     threshold: float = 0.05
     p99: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+    def strengths(self, activations: Sequence[float]) -> list[float]:
+        """What each feature brings to the strength: weighted, or as a share of its own p99."""
+        if self.weights:
+            return [w * a for w, a in zip(self.weights, activations, strict=True)]
+        usual = self.p99 or [1.0] * len(activations)
+        pairs = zip(activations, usual, strict=True)
+        return [activation / p99 if p99 > 0 else 0.0 for activation, p99 in pairs]
+
+    def strength(self, activations: Sequence[float]) -> float:
+        """Weighted sum of the activations for output concepts, else the largest share of p99."""
+        parts = self.strengths(activations)
+        return sum(parts) if self.weights else max(parts, default=0.0)
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """Sparse [position, feature] activations, read by feature."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import csc_array
@@ -29,3 +31,9 @@ def features(activations: csc_array) -> Int[np.ndarray, "active"]:
     """Feature of every activation."""
     per_feature = counts(activations)
     return np.repeat(np.arange(len(per_feature)), per_feature)
+
+
+def n_positions(activations: csc_array) -> int:
+    """How many positions there are, active or not."""
+    rows: Any = activations.shape
+    return int(rows[0])

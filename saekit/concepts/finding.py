@@ -9,6 +9,7 @@ from saekit.concepts.catalogue import Catalogue, Concept, LayerScore
 from saekit.concepts.definitions import BUILT_IN, Definition, resolve
 from saekit.concepts.matching import chains, match_layers
 from saekit.concepts.observations import observe
+from saekit.concepts.outputs import OutputView, direct_effects, score_output_layer
 from saekit.concepts.selection import LayerView, score_layer
 from saekit.concepts.spans import longest_run
 from saekit.coordinates import feature_name
@@ -29,7 +30,8 @@ def find_concepts(
 ) -> Catalogue:
     """The layers and features at which each concept is represented, with scores.
 
-    Features are chosen on one half of the text and scored on the other; a layer at which no small
+    Features are chosen on one half of the text and scored on the other (selection.py; outputs.py
+    for output concepts); a layer at which no small
     feature set passes is recorded as not found, with the best that there was.  Passages with rare
     words of the definitions are read more often; weights undo this in all scores.
 
@@ -60,9 +62,15 @@ def find_concepts(
     rng = np.random.default_rng(seed)
     scores: dict[str, list[LayerScore]] = {name: [] for name in names}
     for layer in dictionaries.layers:
-        view = LayerView(seen.layers[layer], seen.n_first, seen.weights)
+        activations = seen.layers[layer]
+        view = LayerView(activations, seen.n_first, seen.weights)
         for name in names:
-            scores[name].append(score_layer(view, layer, labels[name], rng))
+            if name in outputs:
+                effects = direct_effects(model, dictionaries[layer], outputs[name])
+                output = OutputView(activations, seen.n_first, seen.weights, effects)
+                scores[name].append(score_output_layer(output, layer, labels[name], rng))
+            else:
+                scores[name].append(score_layer(view, layer, labels[name], rng))
 
     decoders = {layer: dictionaries[layer].W_dec for layer in dictionaries.layers}
     matching = match_layers(seen.layers, decoders, seed=seed)

@@ -113,7 +113,7 @@ def flip_signs(
 
 def shift_activations(activations: csc_array, rng: np.random.Generator) -> csc_array:
     """Every feature's activations rotated in time by its own offset of more than 100 positions."""
-    n, d_sae = int(activations.shape[0]), len(columns.counts(activations))
+    n, d_sae = columns.n_positions(activations), len(columns.counts(activations))
     least = min(MIN_SHIFT, n // 4)
     offsets = rng.integers(least + 1, max(n - least, least + 2), d_sae)
     positions = columns.positions(activations) + offsets[columns.features(activations)]
@@ -152,7 +152,7 @@ def correlations(
 ) -> tuple[Float[np.ndarray, "pair"], Int[np.ndarray, "pair"]]:
     """Pearson correlation over all positions of column i of `left` with column j of `right`, and
     at how many positions both are active."""
-    n = left.shape[0]
+    n = columns.n_positions(left)
     products, joint = np.zeros(len(i)), np.zeros(len(i), np.int64)
     sizes = columns.counts(left)[i] + columns.counts(right)[j]
     block = np.cumsum(sizes) // _BLOCK_ENTRIES
@@ -273,7 +273,7 @@ def match_layers(
     thresholds = choose_thresholds(
         [real for real, _ in found], {n: [null[n] for _, null in found] for n in NULLS}, target_fdr
     )
-    has_next = {layer: np.zeros(activations[layer].shape[1], bool) for layer in layers}
+    has_next = {layer: np.zeros(len(columns.counts(activations[layer])), bool) for layer in layers}
     has_previous = {layer: mask.copy() for layer, mask in has_next.items()}
     for real, _ in found:
         keep = real.above(thresholds)

@@ -3,7 +3,7 @@
 Documents are cut into pieces; a piece that comes twice is read once, and a hash of its text says
 which half it belongs to: features are chosen on one half and scored on the other.  In each half,
 pieces that contain a wanted word are one *stratum*, all others the second.  A word that comes once
-in ten thousand tokens would need millions of tokens to be scored; so a quarter of what is read
+in ten thousand tokens would need millions of tokens to be scored; so half of what is read
 comes from the first stratum, and every position carries the weight (characters met / characters
 run through the model) of its stratum.  Scores with these weights estimate those of the text as it
 is.
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
 
-WANTED_SHARE = 0.25
+WANTED_SHARE = 0.5
 FREQUENT = 0.05  # share of pieces with a word, above which it needs no help
 _PIECE = 2000  # characters: a text of one long document still has two halves
 _MAX_WAITING = 500  # pieces kept per stratum while another one is being filled

@@ -7,6 +7,7 @@ search for labels that were shifted along the text: it knows how often the conce
 it clusters, but not where it is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from saekit.concepts.catalogue import LayerScore
 BINS = 20  # bin b holds activations of b/20 .. (b+1)/20 of the 99th percentile
 MAX_FEATURES = 4
 MIN_GAIN = 0.005  # F1 that one more feature must bring on the choosing half
+PLATEAU = 0.01  # thresholds whose F1 is this close to the best are equally good
 SHORTLIST = 64  # features, best alone, that are tried in sets
 MIN_F1, MIN_AUROC, MIN_POSITIVES = 0.5, 0.9, 10
 NULL_TRIALS = 3
@@ -102,8 +104,9 @@ class LayerView:
         alone = f1_by_threshold(self._by_cell(hit_weights), self._active, positives).max(1)
         shortlist = [int(f) for f in np.argsort(-alone)[:SHORTLIST] if alone[f] > 0]
         current = np.zeros(self.n_first, dtype=np.uint8)  # highest bin of the set, per position
-        best = Choice([], 1, 0.0)
-        while len(best.features) < MAX_FEATURES and shortlist:
+        chosen: list[int] = []
+        best = np.zeros(BINS)  # F1 of the set by threshold
+        while len(chosen) < MAX_FEATURES and shortlist:
             active = np.bincount(current, all_weights, minlength=BINS)
             hits = np.bincount(current, hit_weights, minlength=BINS)
             trials = []
@@ -117,17 +120,19 @@ class LayerView:
                     active + _moved(old, new, all_weights[at]),
                     positives,
                 )
-                trials.append((float(f1.max()), -feature, int(f1.argmax())))
-            f1, feature, bin_ = max(trials)
-            if f1 < best.f1 + (MIN_GAIN if best.features else 1e-9):
+                trials.append(f1)
+            place = int(np.argmax([f1.max() for f1 in trials]))
+            if trials[place].max() < best.max() + (MIN_GAIN if chosen else 1e-9):
                 break
-            feature = -feature
-            best = Choice([*best.features, feature], bin_, f1)
-            shortlist.remove(feature)
+            feature, best = shortlist.pop(place), trials[place]
+            chosen.append(feature)
             part = slice(self._first_starts[feature], self._first_starts[feature + 1])
             positions = self._first_positions[part]
             current[positions] = np.maximum(current[positions], self._first_bins[part])
-        return best
+        # of nearly equal thresholds the middle one, which has the widest margin on both sides
+        near = np.flatnonzero(best[1:] >= best.max() - PLATEAU) + 1
+        bin_ = int(near[len(near) // 2])
+        return Choice(chosen, bin_, float(best[bin_]))
 
     def strength(self, features: list[int]) -> Float[np.ndarray, "position"]:
         """Largest activation / p99 over a set, at every position of both halves."""
@@ -165,15 +170,16 @@ def measure(
     return f1, hits / called if hits else 0.0, hits / positives if hits else 0.0, auroc
 
 
+def shifted(labels: Bool[np.ndarray, "half"], rng: np.random.Generator) -> Bool[np.ndarray, "half"]:
+    """Labels moved along the text by a tenth to nine tenths of its length."""
+    return np.roll(labels, int(rng.integers(len(labels) // 10, max(len(labels) * 9 // 10, 1) + 1)))
+
+
 def _shifted_f1(
     view: LayerView, labels: Bool[np.ndarray, "position"], rng: np.random.Generator
 ) -> float:
     """F1 on the second half of the search for labels shifted within each half."""
-    halves = labels[: view.n_first], labels[view.n_first :]
-    first, second = (
-        np.roll(half, int(rng.integers(len(half) // 10, max(len(half) * 9 // 10, 1) + 1)))
-        for half in halves
-    )
+    first, second = shifted(labels[: view.n_first], rng), shifted(labels[view.n_first :], rng)
     choice = view.choose(first)
     strength = view.strength(choice.features)[view.n_first :]
     return measure(strength, second, choice.bin / BINS, view.weights[view.n_first :])[0]
@@ -187,22 +193,38 @@ def score_layer(
     choice = view.choose(first)
     threshold = choice.bin / BINS
     strength = view.strength(choice.features)[view.n_first :]
-    f1, precision, recall, auroc = measure(
-        strength, second, threshold, view.weights[view.n_first :]
-    )
+    scores = measure(strength, second, threshold, view.weights[view.n_first :])
     null = max(_shifted_f1(view, labels, rng) for _ in range(NULL_TRIALS))
-    enough = min(first.sum(), second.sum()) >= MIN_POSITIVES
+    p99 = [float(view.p99[feature]) for feature in choice.features]
+    positives = int(first.sum()), int(second.sum())
+    return judged(layer, choice.features, scores, null, positives, threshold, p99)
+
+
+def judged(
+    layer: int,
+    features: list[int],
+    scores: tuple[float, float, float, float | None],
+    null: float,
+    positives: tuple[int, int],
+    threshold: float,
+    p99: list[float],
+    weights: Sequence[float] = (),
+) -> LayerScore:
+    """Measured scores with the verdict; `positives` are those of both halves."""
+    f1, precision, recall, auroc = scores
+    enough = min(positives) >= MIN_POSITIVES
     found = bool(enough and f1 >= MIN_F1 and auroc is not None and auroc >= MIN_AUROC and f1 > null)
     return LayerScore(
         layer=layer,
         found=found,
-        features=choice.features,
+        features=features,
         f1=round(f1, 4),
         precision=round(precision, 4),
         recall=round(recall, 4),
         auroc=None if auroc is None else round(auroc, 4),
         baseline_f1=round(null, 4),
-        positives=int(second.sum()),
+        positives=positives[1],
         threshold=threshold,
-        p99=[float(f"{view.p99[feature]:.6g}") for feature in choice.features],
+        p99=[float(f"{value:.6g}") for value in p99],
+        weights=[float(f"{value:.6g}") for value in weights],
     )

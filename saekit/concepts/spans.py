@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 
 from saekit.activations import residuals
-from saekit.concepts.catalogue import Catalogue
+from saekit.concepts.catalogue import Catalogue, LayerScore
 from saekit.coordinates import feature_name
 from saekit.errors import MismatchError
 from saekit.model.loading import LanguageModel
@@ -62,8 +63,8 @@ class PromptSpan:
     Attributes:
         position: 1-based, BOS not counted.
         features: its active features inside the span, written `8/1234`.
-        evidence: per active feature its activation, the share of its 99th percentile, and the F1
-            of the concept at that layer on held-out text.
+        evidence: per active feature its activation, the share of its 99th percentile, whether
+            that reaches the concept's threshold, and the concept's F1 at that layer.
     """
 
     name: str
@@ -81,9 +82,10 @@ def prompt_spans(
 ) -> list[PromptSpan]:
     """The layers at which each concept is active at each position of a prompt.
 
-    Only layers at which the concept was found on held-out text take part.  It is active where one
-    of its features reaches the concept's threshold there, and never below 5% of the feature's 99th
-    percentile.
+    Only layers at which the concept was found on held-out text take part.  A feature is active
+    above 5% of its 99th percentile, and strong above the concept's threshold of that layer, with
+    which F1 was measured.  The span is the longest run of layers with an active feature if at
+    least half of them have a strong one, else the longest run of layers with a strong one.
 
     Raises:
         InputError: the prompt is empty or longer than the context.
@@ -105,24 +107,14 @@ def prompt_spans(
     spans = []
     for concept in catalogue.concepts:
         for index in range(int(model.prepend_bos), len(ids)):
-            active: dict[int, list[dict[str, Any]]] = {}
-            for score in concept.layers:
-                if not score.found or score.layer not in encoded:
-                    continue
-                here = [
-                    {
-                        "feature": feature_name(score.layer, feature),
-                        "activation": float(f"{value:.5g}"),
-                        "share_of_p99": round(value / p99, 3),
-                        "f1": score.f1,
-                    }
-                    for feature, p99 in zip(score.features, score.p99, strict=True)
-                    if (value := float(encoded[score.layer][index, feature])) > 0
-                    and value >= max(score.threshold, MIN_RELATIVE) * p99
-                ]
-                if here:
-                    active[score.layer] = here
-            run = longest_run(list(active), layers)
+            active = {
+                score.layer: rows
+                for score in concept.layers
+                if score.found
+                and score.layer in encoded
+                and (rows := _active(score, encoded[score.layer][index]))
+            }
+            run = _run(active, layers)
             if run is None:
                 continue
             evidence = [
@@ -136,3 +128,35 @@ def prompt_spans(
                 )
             )  # fmt: skip
     return sorted(spans, key=lambda span: (span.position, span.first, span.name))
+
+
+def _active(score: LayerScore, encoded: Float[torch.Tensor, "d_sae"]) -> list[dict[str, Any]]:
+    """The active features of a concept at one layer and position."""
+    rows = []
+    values = encoded[score.features].tolist()
+    strong = score.strength(values) >= score.threshold
+    if score.weights and not strong:  # parts of a sum that is too small are not the concept
+        return rows
+    for feature, value, p99 in zip(score.features, values, score.p99, strict=True):
+        if value > 0 and value >= MIN_RELATIVE * p99:
+            rows.append(
+                {
+                    "feature": feature_name(score.layer, feature),
+                    "activation": float(f"{value:.5g}"),
+                    "share_of_p99": round(value / p99, 3),
+                    "strong": strong if score.weights else value >= score.threshold * p99,
+                    "f1": score.f1,
+                }
+            )
+    return rows
+
+
+def _run(active: dict[int, list[dict[str, Any]]], layers: Sequence[int]) -> tuple[int, int] | None:
+    """The span of one position; see `prompt_spans`."""
+    strong = [layer for layer, rows in active.items() if any(row["strong"] for row in rows)]
+    run = longest_run(list(active), layers)
+    if run is not None:
+        inside = [layer for layer in active if run[0] <= layer <= run[1]]
+        if 2 * sum(layer in strong for layer in inside) >= len(inside):
+            return run
+    return longest_run(strong, layers)

@@ -6,7 +6,7 @@ positions are read by the model and count nowhere.
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from saekit.features.live import dictionary_fingerprint
 from saekit.features.outputs import output_tokens
 from saekit.features.statistics import Moments, Pairs
 from saekit.features.writing import IndexWriter, smallest_type
-from saekit.files import atomic_path, ensure_writable
+from saekit.files import ensure_writable, write_bytes
 from saekit.model.loading import LanguageModel
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.storage import DictionarySet
@@ -134,7 +134,7 @@ def build_index(
         )
         for _ in wanted
     ]  # fmt: skip
-    with tempfile.TemporaryFile(dir=out_path.parent) as spool:  # the text read, for the examples
+    with _spool(out_path) as spool:
         counts = _read_text(model, parts, statistics, documents, tokens, context, seed, spool)
         attributes: dict[str, Any] = {
             "model": model.id,
@@ -146,12 +146,9 @@ def build_index(
             "n_tokens": int(counts.sum()),
             "dictionaries": [dictionary_fingerprint(part) for part in parts],
         }
-        with (
-            atomic_path(out_path) as path,
-            IndexWriter(
-                path, attributes, examples, samples, model.vocabulary, counts, 2 * OUTPUTS
-            ) as writer,
-        ):
+        with IndexWriter(
+            attributes, examples, samples, model.vocabulary, counts, 2 * OUTPUTS
+        ) as writer:
             writer.write_contexts(_referenced_rows(statistics, spool, model.d_vocab, context))
             for slot, layer in enumerate(tqdm(statistics, desc="writing index", unit=" layers")):
                 layer.pairs.settle()
@@ -161,8 +158,18 @@ def build_index(
                 writer.write_layer(
                     slot, layer.moments, layer.pairs, kept, token.numpy(), value.numpy(), per_token
                 )
-            writer.finish()
+            write_bytes(out_path, writer.finish())
     return out_path
+
+
+@contextmanager
+def _spool(out_path: Path) -> Iterator[IO[bytes]]:
+    """A nameless file for the text that is read: examples point into it, memory does not grow."""
+    try:
+        with tempfile.TemporaryFile(dir=out_path.parent) as file:
+            yield file
+    except OSError as error:
+        raise InputError(f"Cannot write {out_path}: {error.strerror or error}.") from error
 
 
 def _read_text(

@@ -26,7 +26,7 @@ window).  `share` datasets are float16 fractions of the feature's maximum, round
                      that fire on at least 10% of the token's positions and have at least 1% of
                      their total activation there, and in any case the 4 of the highest purity
 
-Arrays are chunked by 64 features and compressed, so a feature or a token is read in milliseconds.
+Arrays are chunked by 128 features and compressed, so a feature or a token is read in milliseconds.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,5 @@
 """Writes `index.h5`, one layer at a time (layout: see `saekit.features.reader`)."""
 
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -8,7 +7,6 @@ import h5py
 import numpy as np
 
 from saekit import __version__
-from saekit.errors import InputError
 from saekit.features.examples import WINDOW, KeptExamples
 from saekit.features.index_file import FORMAT, MIN_SHARE, SCHEMA_VERSION
 from saekit.features.statistics import BINS, Moments, Pairs, best_of_each
@@ -17,7 +15,7 @@ TOKENS = 6  # current tokens kept per feature
 MIN_COUNT = 2  # activations of a feature on a token below which it is not listed there
 MIN_PURITY = 0.01  # of a feature's total activation, below which only the `ALWAYS` best are listed
 ALWAYS = 4
-_CHUNK = 64  # features per HDF5 chunk
+_CHUNK = 128  # features per HDF5 chunk
 _ENTRIES = 4096  # entries of the token table per HDF5 chunk
 
 
@@ -38,10 +36,9 @@ def shares(values: np.ndarray, maximum: np.ndarray) -> np.ndarray:
 
 
 class IndexWriter:
-    """Collects finished layers into one HDF5 file.
+    """Collects finished layers into one HDF5 file in memory: HDF5 crashes on a full disk.
 
     Args:
-        path: a temporary path; the caller renames it.
         attributes: everything of the layout's attributes except format and versions.
         n_examples, n_samples: places per feature.
         vocabulary: texts of all tokens.
@@ -51,7 +48,6 @@ class IndexWriter:
 
     def __init__(
         self,
-        path: Path,
         attributes: dict[str, Any],
         n_examples: int,
         n_samples: int,
@@ -64,8 +60,10 @@ class IndexWriter:
         self._token_type = smallest_type(len(vocabulary))
         self._feature_type = smallest_type(self.d_sae)
         self._entries: list[tuple[np.ndarray, ...]] = []
-        self._path = path
-        self._file = h5py.File(path, "w")
+        # version 1.10 of the format has a smaller table of chunks
+        self._file = h5py.File(
+            "index", "w", driver="core", backing_store=False, libver=("v110", "v110")
+        )
         versions = {"schema_version": SCHEMA_VERSION, "saekit": __version__}
         self._file.attrs.update({"format": FORMAT, **versions, **attributes})
         texts = [text.encode() for text in vocabulary]
@@ -192,8 +190,8 @@ class IndexWriter:
         """Store the rows of text that examples point into."""
         self._store("contexts", contexts.astype(self._token_type), chunk=16)
 
-    def finish(self) -> None:
-        """Store the token table and close the file."""
+    def finish(self) -> bytes:
+        """Store the token table; returns the bytes of the whole file."""
         columns = [np.concatenate(parts) for parts in zip(*self._entries, strict=True)]
         order = np.argsort(columns[0], kind="stable")  # within a token: layers, then falling purity
         token, *columns = (column[order] for column in columns)
@@ -201,7 +199,8 @@ class IndexWriter:
         self._store("tokens/start", start.astype(np.int64))
         for name, column in zip(("layer", "feature", "count", "mean", "max"), columns, strict=True):
             self._store(f"tokens/{name}", column, chunk=_ENTRIES)
-        self._file.close()
+        self._file.flush()
+        return self._file.id.get_file_image()
 
     def __enter__(self) -> Self:
         return self
@@ -212,7 +211,4 @@ class IndexWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self._file.close()
-        except (RuntimeError, OSError) as closing:  # HDF5 reports a full disk when it flushes
-            raise InputError(f"Cannot write {self._path} ({closing}).") from closing
+        self._file.close()

@@ -134,19 +134,15 @@ class TargetChooser:
     def _strongest_member(self, concept: Concept) -> tuple[int, int] | None:
         """(layer, feature): deepest layer where the concept is present, its strongest member.
 
-        Present as in the catalogue: a member reaches `threshold` times its usual maximum `p99`.
+        Present as in the catalogue: the strength of the members reaches `threshold`.
         """
         for score in sorted(concept.layers, key=lambda score: -score.layer):
             if not score.found or score.layer not in self.dictionaries.layers:
                 continue
             acts = self._activations(score.layer)[score.features].tolist()
-            usual = score.p99 or [1.0] * len(acts)
-            strength, feature = max(
-                (act / most if most > 0 else 0.0, feature)
-                for act, most, feature in zip(acts, usual, score.features, strict=True)
-            )
-            if strength > 0 and strength >= (score.threshold if score.p99 else 0.0):
-                return score.layer, feature
+            parts = score.strengths(acts)
+            if max(parts, default=0.0) > 0 and score.strength(acts) >= score.threshold:
+                return score.layer, score.features[parts.index(max(parts))]
         return None
 
     def _concept(self, concept: Concept) -> Target:

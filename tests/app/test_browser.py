@@ -71,7 +71,8 @@ def test_circuit_page(browser, address, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
     page.goto(address)
     page.wait_for_selector(FIGURE, timeout=90_000)
-    assert page.get_by_text("All heads map key pos 5 to query pos 8").count() == 1
+    header = page.locator(".figure text", has_text="All heads map key pos 5 to query pos 8")
+    assert header.count() == 1
     figure = page.locator(FIGURE).first.bounding_box()
     assert figure and figure["width"] <= width
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -93,9 +94,10 @@ def test_clicks_reach_python_and_the_address(browser, address):
     page.wait_for_url("**key=5**", timeout=60_000)
     page.locator('.figure [data-kind="token"][data-position="8"]').first.click()
     page.wait_for_url("**query=8**", timeout=60_000)
+    page.wait_for_selector('.stApp[data-test-script-state="notRunning"]', timeout=60_000)
     assert no_error(page)
     with page.expect_download(timeout=60_000) as download:
-        page.get_by_role("button", name="JSON").click()
+        page.get_by_role("button", name="JSON", exact=True).click()
     assert download.value.suggested_filename == "circuit.json"
     page.close()
 

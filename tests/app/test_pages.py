@@ -84,26 +84,25 @@ def test_the_address_restores_the_choice():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("query", "said"),
     [
-        ({"prompt": ""}, "The prompt is empty"),
         ({"prompt": "word " * 80}, "reads at most"),
         ({"query": "80"}, "80"),
+        ({"key": "8", "query": "5"}, "8"),
+        ({"target": "1/999"}, "1/999"),
         ({"target": "no such thing at all"}, "no such thing at all"),
     ],
 )
-def test_bad_questions_are_answered_in_a_sentence(change, said):
-    app = opened()
-    for name, value in change.items():
-        if name == "prompt":
-            app.text_input(key="prompt").set_value(value).run()
-        elif name == "query":
-            app.number_input(key="query").set_value(int(value)).run()
-        else:
-            app.session_state["target"] = value
-            app.run()
+def test_bad_questions_are_answered_in_a_sentence(query, said):
+    app = opened(**query)
     assert not app.exception, app.exception
-    assert said in messages(app)
+    assert len(app.error) == 1 and said in app.error[0].value
+
+
+def test_an_empty_prompt():
+    app = opened()
+    app.text_input(key="prompt").set_value("").run()
+    assert "The prompt is empty" in messages(app) and not app.exception
 
 
 def test_features_of_a_token():

@@ -46,7 +46,7 @@ def planted_direction():
 
 @pytest.fixture(scope="module")
 def planted(model):
-    """Random features at four layers; feature 11 of layers 0-2 reads the planted direction."""
+    """Random features at layers 0-2, where feature 11 reads the planted direction; none at 3."""
     text = islice(relational.documents(seed=5), 60)
     rows = [torch.tensor([model.bos, *model.tokens(document)][:64]) for document in text]
     streams = torch.cat([residuals(model, row[None])[:, 0, 1:] for row in rows], 1)
@@ -57,11 +57,12 @@ def planted(model):
         W_enc = torch.randn(x.shape[1], D_SAE, generator=generator)
         across = W_enc - planted_direction()[:, None] * (planted_direction() @ W_enc)
         W_enc = across / ((x - b_dec) @ across).std(0)
-        if layer < 3:
-            W_enc[:, 11] = planted_direction() * 2  # above the random features when it is there
+        W_enc[:, 11] = planted_direction() * 2  # above the random features when it is there
         b_enc = torch.zeros(D_SAE)
-        b_enc[11] = -2 * float(((x - b_dec) @ planted_direction()).max()) * 0.4
+        b_enc[11] = -0.8 * float(((x - b_dec) @ planted_direction()).max())
         W_dec = W_enc.T / W_enc.norm(dim=0)[:, None]
+        if layer == 3:  # the same four features at every position: they tell nothing apart
+            W_enc, b_enc = torch.zeros_like(W_enc), torch.arange(D_SAE).float()
         dictionaries[layer] = Dictionary(layer, "topk", W_enc, b_enc, W_dec, b_dec, k=K)
     manifest = {"fingerprint": model.fingerprint, "model": "planted", "training": {"context": 64}}
     return DictionarySet(dictionaries, manifest, Path("planted"))

@@ -1,6 +1,6 @@
 import pytest
 
-from saekit.concepts.spans import longest_run
+from saekit.concepts.spans import _run, longest_run
 
 ALL = list(range(13))
 
@@ -28,3 +28,13 @@ def test_missing_layers_are_counted_among_the_dictionaries():
     assert longest_run([0, 3, 6], [0, 3, 6, 9]) == (0, 6)
     assert longest_run([0, 6], [0, 3, 6, 9]) == (0, 6)
     assert longest_run([0, 9], [0, 3, 6, 9]) == (0, 0)
+
+
+def test_weak_activity_extends_a_span_but_does_not_make_one():
+    def rows(strong):
+        return [{"strong": False}, {"strong": strong}]
+
+    assert _run({0: rows(True), 1: rows(False), 2: rows(True)}, ALL) == (0, 2)
+    assert _run({0: rows(True), 1: rows(False), 2: rows(False)}, ALL) == (0, 0)
+    assert _run({0: rows(False), 1: rows(False)}, ALL) is None
+    assert _run({}, ALL) is None

@@ -1,5 +1,8 @@
 """The whole index against plain loops over dense activations."""
 
+import resource
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +39,7 @@ def dense(plain_model, dictionaries, documents):
 
 @pytest.mark.parametrize("layer", [0, 2, 3])
 def test_statistics_of_every_feature(index, dense, layer):
-    # mutation tried: counting BOS positions changes n_tokens and the densities
+    # mutation tried: keeping the features of BOS positions changes the densities
     tokens, activations = dense[0], dense[1][layer]
     assert index.n_tokens == len(tokens) >= 2500
     active = activations > 0
@@ -202,3 +205,20 @@ def test_what_cannot_be_built(plain_model, dictionaries, tiny_model, make_set, t
         build_index(plain_model, dictionaries, ["a"], tmp_path / "file" / "index.h5")
     assert path.read_text() == "the old one"
     assert {entry.name for entry in tmp_path.iterdir()} == {"index.h5", "file"}
+
+
+@pytest.mark.parametrize("limit", [1000, 20_000])
+def test_a_full_disk_keeps_the_old_index(plain_model, dictionaries, documents, tmp_path, limit):
+    path = tmp_path / "index.h5"
+    path.write_text("the old one")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing then fails with an OSError
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        with pytest.raises(InputError, match="Cannot write .*index.h5"):
+            build_index(plain_model, dictionaries, documents, path, tokens=2500, context=40)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_text() == "the old one"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["index.h5"]

@@ -1,8 +1,9 @@
 """The exact forward pass against `transformers` and TransformerLens.
 
 Mutations tried by hand, each of which fails here: eps left out of the LayerNorm; the value bias
-dropped; the query and key thirds of c_attn exchanged; `pattern` transposed; gelu instead of
-gelu_new; positions shifted by one in the mask of a rerun; clean keys of the window reused.
+dropped; the query and key thirds of c_attn exchanged; gelu_new's 0.044715 as 0.0447; the mask of a
+rerun's window at the wrong positions; rows of the clean keys mixed up between batch elements; rows
+of an edited pattern renormalised; another axis silenced in place of the head.
 """
 
 import copy

@@ -1,0 +1,157 @@
+"""Feature sets for output concepts: their direct effects on the named tokens' logits, summed.
+
+What features write adds up in a logit, so an output concept is detected by a sum, not by any one
+feature.  A feature's weight is not fitted: it is what one unit of it adds along the direct path,
+
+    w_s = (d_s C * gamma_f) . (mean over the tokens of W_U  -  mean over the vocabulary of W_U)
+
+(C centres; the final LayerNorm's scale is left out).  A set says "here" where sum_s w_s f_s
+reaches a threshold; sets of one to four features are grown greedily by F1 + AUROC (the two scores a
+concept is accepted by) on the first half of the text and scored on the second, beside the same
+search for shifted labels (selection.py).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.sparse import csc_array
+
+from saekit.concepts.catalogue import LayerScore
+from saekit.concepts.selection import (
+    MAX_FEATURES,
+    MIN_GAIN,
+    NULL_TRIALS,
+    f1_by_threshold,
+    judged,
+    measure,
+    shifted,
+)
+from saekit.model.loading import LanguageModel
+from saekit.sae.dictionary import Dictionary
+
+BINS = 50  # thresholds are steps of 1/49 of the usual maximum
+SHORTLIST = 40  # features that add most to the tokens where the concept holds
+TOP = 0.99  # the usual maximum: this quantile where the concept holds
+
+
+@torch.no_grad()
+def direct_effects(
+    model: LanguageModel, dictionary: Dictionary, tokens: Sequence[int]
+) -> Float[np.ndarray, "d_sae"]:
+    """w_s of every feature: centred logit of the tokens per unit of activation."""
+    W_U = model.hf.lm_head.weight.float()
+    direction = W_U[list(tokens)].mean(0) - W_U.mean(0)
+    direction = model.hf.transformer.ln_f.weight.float() * direction
+    rows = dictionary.W_dec.to(direction)
+    return ((rows - rows.mean(1, keepdim=True)) @ direction).cpu().numpy()
+
+
+class OutputView:
+    """The contributions of one layer's features to one output concept.
+
+    Args:
+        activations: sparse [position, feature].
+        n_first: positions of the first half.
+        weights: of every position, in all counts.
+        effects: see `direct_effects`.
+    """
+
+    def __init__(
+        self,
+        activations: csc_array,
+        n_first: int,
+        weights: Float[np.ndarray, "position"],
+        effects: Float[np.ndarray, "d_sae"],
+    ):
+        self.activations, self.n_first = activations, n_first
+        self.weights, self.effects = weights, effects
+
+    def contributions(self, features: Sequence[int]) -> Float[np.ndarray, "position set"]:
+        """w_s f_s of some features at every position."""
+        chosen = list(features)
+        dense = np.asarray(self.activations[:, chosen].todense(), dtype=np.float32)
+        return dense * self.effects[chosen].astype(np.float32)
+
+    def choose(self, labels: Bool[np.ndarray, "position"]) -> tuple[list[int], float, float]:
+        """The best set for labels of the first half: (features, usual maximum, threshold share)."""
+        n, weights = self.n_first, self.weights[: self.n_first]
+        totals = (weights * labels) @ self.activations[:n] * self.effects
+        shortlist = [int(f) for f in np.argsort(-totals)[:SHORTLIST] if totals[f] > 0]
+        parts = self.contributions(shortlist)[:n]
+        chosen: list[int] = []
+        current = np.zeros(n, dtype=np.float32)
+        best, top, share = 0.0, 1.0, 0.5
+        while len(chosen) < min(MAX_FEATURES, len(shortlist)):
+            trials = []
+            for place in range(len(shortlist)):
+                if place not in chosen:
+                    trials.append((*_judge(current + parts[:, place], labels, weights), place))
+            score, trial_top, trial_share, place = max(trials)
+            if score < best + (MIN_GAIN if chosen else 1e-9):
+                break
+            best, top, share = score, trial_top, trial_share
+            chosen.append(place)
+            current = current + parts[:, place]
+        return [shortlist[place] for place in chosen], top, share
+
+    def f1_and_more(
+        self, labels: Bool[np.ndarray, "position"], first: Bool[np.ndarray, "position"]
+    ) -> tuple[tuple[float, float, float, float | None], list[int], float, float]:
+        """Choose for `first`, measure on the second half: (scores, features, maximum, share)."""
+        features, top, share = self.choose(first)
+        strength = self.contributions(features)[self.n_first :].sum(1) / top
+        scores = measure(strength, labels, share, self.weights[self.n_first :])
+        return scores, features, top, share
+
+
+def _judge(
+    strength: Float[np.ndarray, "position"],
+    labels: Bool[np.ndarray, "position"],
+    weights: Float[np.ndarray, "position"],
+) -> tuple[float, float, float]:
+    """(best F1 + AUROC, usual maximum, threshold as a share of it), from a histogram.
+
+    Bin 0 holds strength 0 alone, bin b strengths above (b - 1) / (BINS - 1) of the maximum.
+    """
+    top = float(np.quantile(strength[labels], TOP)) if labels.any() else 0.0
+    if top <= 0:
+        return 0.0, 1.0, 0.5
+    bins = np.clip(np.ceil(strength / top * (BINS - 1)), 0, BINS - 1).astype(np.intp)
+    active = np.bincount(bins, weights, minlength=BINS)
+    hits = np.bincount(bins, weights * labels, minlength=BINS)
+    misses = active - hits
+    below = np.cumsum(misses) - misses / 2  # ties count half
+    auroc = float((hits * below).sum() / max(hits.sum() * misses.sum(), 1e-12))
+    f1 = f1_by_threshold(hits, active, float(hits.sum()))
+    f1[1] = 0  # any activity at all is no threshold
+    return float(f1.max()) + auroc, top, (int(f1.argmax()) - 1) / (BINS - 1)
+
+
+def score_output_layer(
+    view: OutputView, layer: int, labels: Bool[np.ndarray, "position"], rng: np.random.Generator
+) -> LayerScore:
+    """Choose on the first half, report on the second, beside the null."""
+    first, second = labels[: view.n_first], labels[view.n_first :]
+    scores, features, top, share = view.f1_and_more(second, first)
+    nulls = []
+    for _ in range(NULL_TRIALS):
+        moved_first, moved_second = shifted(first, rng), shifted(second, rng)
+        nulls.append(view.f1_and_more(moved_second, moved_first)[0][0])
+    usual = view.contributions(features)[: view.n_first]
+    return judged(
+        layer,
+        features,
+        scores,
+        max(nulls),
+        (int(first.sum()), int(second.sum())),
+        threshold=share,
+        p99=[
+            float(np.quantile(column[column > 0], TOP)) / float(view.effects[feature])
+            if (column > 0).any()
+            else 0.0
+            for feature, column in zip(features, usual.T, strict=True)
+        ],
+        weights=[float(view.effects[feature]) / top for feature in features],
+    )
