@@ -113,7 +113,7 @@ class Catalogue:
 
     Attributes:
         model, fingerprint: of the model.
-        dictionaries: folder of the dictionary set, as it was given.
+        dictionaries: name of the dictionary set's folder.
         text: what text was read, in words.
         tokens: positions read, BOS not counted.
         links: how features were matched between layers: thresholds, links and nulls.

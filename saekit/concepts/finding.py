@@ -92,7 +92,7 @@ def find_concepts(
     return Catalogue(
         model=model.id,
         fingerprint=model.fingerprint,
-        dictionaries=str(dictionaries.path),
+        dictionaries=dictionaries.name,
         text=text_name,
         tokens=len(seen.ids),
         concepts=concepts,

@@ -74,7 +74,7 @@ class OutputView:
         dense = np.asarray(self.activations[:, chosen].todense(), dtype=np.float32)
         return dense * self.effects[chosen].astype(np.float32)
 
-    def choose(self, labels: Bool[np.ndarray, "position"]) -> tuple[list[int], float, float]:
+    def choose(self, labels: Bool[np.ndarray, "first"]) -> tuple[list[int], float, float]:
         """The best set for labels of the first half: (features, usual maximum, threshold share)."""
         n, weights = self.n_first, self.weights[: self.n_first]
         totals = (weights * labels) @ self.activations[:n] * self.effects
@@ -97,7 +97,7 @@ class OutputView:
         return [shortlist[place] for place in chosen], top, share
 
     def f1_and_more(
-        self, labels: Bool[np.ndarray, "position"], first: Bool[np.ndarray, "position"]
+        self, labels: Bool[np.ndarray, "second"], first: Bool[np.ndarray, "first"]
     ) -> tuple[tuple[float, float, float, float | None], list[int], float, float]:
         """Choose for `first`, measure on the second half: (scores, features, maximum, share)."""
         features, top, share = self.choose(first)

@@ -75,7 +75,7 @@ class CircuitBuilder:
         result = Circuit(
             model=model.id,
             fingerprint=model.fingerprint,
-            dictionaries=str(self.dictionaries.path),
+            dictionaries=self.dictionaries.name,
             prompt=prompt,
             tokens=model.token_strings(clean.ids[self.first :].tolist()),
             prepend_bos=model.prepend_bos,

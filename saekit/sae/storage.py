@@ -159,6 +159,11 @@ class DictionarySet:
         self.manifest, self.path = manifest, path
 
     @property
+    def name(self) -> str:
+        """The folder's name, which is what results say (a path would be that of one machine)."""
+        return self.path.resolve().name
+
+    @property
     def layers(self) -> list[int]:
         """Layers that have a dictionary, ascending."""
         return list(self._dictionaries)

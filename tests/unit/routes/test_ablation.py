@@ -1,7 +1,7 @@
 """Drops by ablation: against single runs, and random sets of the right form.
 
-Mutations tried by hand, each of which fails here: keep = 0 kept / 1 removed exchanged; the keys of
-all sets in a batch removed in every row; the restart above the lowest edited layer.
+Mutations tried by hand, each of which fails here: 0 and 1 of the mask exchanged; every set of a
+batch removed in every row; the restart at the highest edited layer instead of the lowest.
 """
 
 import pytest

@@ -1,9 +1,9 @@
 """Planted circuits: what is planted is found, exactly, and nothing else.
 
 Mutations tried by hand, each of which fails here: the LayerNorm scale of the query in place of the
-key's; the pattern transposed; position 0 (BOS) counted in shares; key and query exchanged in the
-ablation; joint drop in place of the sum of single drops.  A dropped value bias is invisible here
-(the planted one is 0) and fails in test_attribution.py.
+key's; the pattern transposed; BOS counted as a position; key and query exchanged in the ablation;
+the joint drop given as the sum of single drops.  A dropped value bias is invisible here (the
+planted one is 0) and fails in test_attribution.py.
 """
 
 from types import SimpleNamespace
@@ -66,7 +66,9 @@ def test_one_planted_head(one, known_features, basis, dtype):
     assert len(circuit.heads) == 1, "a head that carries nothing must not be listed"
     assert circuit.completeness_error < (1e-4 if dtype == torch.float32 else 1e-10)
     assert circuit.error_node_share == pytest.approx(0, abs=1e-4)
-    assert [(s.feature, s.share) for s in circuit.sources] == [("1/0", pytest.approx(1, abs=1e-4))]
+    (source,) = circuit.sources
+    assert source.feature == "1/0"
+    assert [source.contribution, source.share] == pytest.approx([moved, 1], rel=1e-4)
 
 
 def test_random_sets_do_nothing_in_a_planted_circuit(one, known_features):
