@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import streamlit as st
 from streamlit.components.v2 import component
-from streamlit.components.v2 import component
 
 _HTML = '<div class="figure"></div>'
 _CSS = """

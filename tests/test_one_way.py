@@ -35,6 +35,7 @@ TORCH_FREE = (
     "saekit.text.sources",
     "saekit.sae.manifest",
     "saekit.features.reader",
+    "saekit.features.table",
     "saekit.concepts.catalogue",
     "saekit.routes.circuit",
     "saekit.report",

@@ -23,6 +23,7 @@ from saekit.concepts.selection import (
     MAX_FEATURES,
     MIN_GAIN,
     NULL_TRIALS,
+    PLATEAU,
     f1_by_threshold,
     judged,
     measure,
@@ -126,7 +127,8 @@ def _judge(
     auroc = float((hits * below).sum() / max(hits.sum() * misses.sum(), 1e-12))
     f1 = f1_by_threshold(hits, active, float(hits.sum()))
     f1[1] = 0  # any activity at all is no threshold
-    return float(f1.max()) + auroc, top, (int(f1.argmax()) - 1) / (BINS - 1)
+    near = np.flatnonzero(f1 >= f1.max() - PLATEAU)  # the middle one has the widest margin
+    return float(f1.max()) + auroc, top, (int(near[len(near) // 2]) - 1) / (BINS - 1)
 
 
 def score_output_layer(
