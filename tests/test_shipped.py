@@ -122,8 +122,15 @@ def test_the_index_and_the_concepts_belong_to_the_dictionaries(dictionaries):
 
 def test_the_seed_prompt_traces_to_small(model, dictionaries):
     from saekit import trace
+    from saekit.concepts.catalogue import Catalogue
 
-    circuit = trace(model, dictionaries, 'The opposite of "large" is "', random_sets=100)
+    catalogue = Catalogue.load(SET / "concepts.json")
+    prompt = 'The opposite of "large" is "'
+    circuit = trace(model, dictionaries, prompt, catalogue=catalogue, random_sets=100)
+    places = {(concept.name, concept.position): concept.span for concept in circuit.concepts}
+    assert set(places) >= {("opposite", 2), ("large", 5), ("brackets", 8), ("small", 8)}
+    assert places["small", 8] == [12, 12]
+    assert places["large", 5][0] == 0
     assert circuit.prediction[0].token == "small"
     assert (circuit.key, circuit.query) == (5, 8)
     assert circuit.target.layer == 12
