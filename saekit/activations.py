@@ -143,7 +143,7 @@ def open_text(text: Text) -> Callable[[], Iterator[str]]:
 
 def context_rows(
     model: LanguageModel, documents: Iterable[str], context: int
-) -> Iterator[Int[np.ndarray, "context"]]:
+) -> Iterator[Int[np.ndarray, " context"]]:
     """Packed rows of token ids, documents separated by BOS (see `saekit.text.packing`).
 
     Raises:
@@ -158,7 +158,7 @@ def context_rows(
 
 def repeated_rows(
     model: LanguageModel, text: Text, context: int
-) -> Iterator[Int[np.ndarray, "context"]]:
+) -> Iterator[Int[np.ndarray, " context"]]:
     """`context_rows`, starting over when the text ends; a one-shot iterator just ends.
 
     Raises:
@@ -269,7 +269,7 @@ class ShuffledActivations:
         order = torch.randperm(filled, generator=generator)[: self.served]
         self._order = order.to(self.model.device)
 
-    def next_batch(self) -> Int[Tensor, "token"]:
+    def next_batch(self) -> Int[Tensor, " token"]:
         """Buffer places of the next batch; refills when the buffer is used up."""
         if self.fill_number == 0 or self.batch == self.batches_per_fill:
             self.fill()
@@ -278,7 +278,7 @@ class ShuffledActivations:
         return self._order[start : start + self.batch_tokens]
 
     def layer(
-        self, slot: int, places: Int[Tensor, "token"], out: Tensor | None = None
+        self, slot: int, places: Int[Tensor, " token"], out: Tensor | None = None
     ) -> Float[Tensor, "token d_model"]:
         """The activations of one layer (by its place in `layers`) at the given buffer places."""
         return torch.index_select(self.buffer[slot], 0, places, out=out)

@@ -56,12 +56,12 @@ class Pairs:
     layer: int
     to_layer: int
     trials: int = 0
-    left: Int[np.ndarray, "pair"] = field(default_factory=lambda: np.zeros(0, np.int64))
-    right: Int[np.ndarray, "pair"] = field(default_factory=lambda: np.zeros(0, np.int64))
-    cosine: Float[np.ndarray, "pair"] = field(default_factory=lambda: np.zeros(0))
-    correlation: Float[np.ndarray, "pair"] = field(default_factory=lambda: np.zeros(0))
+    left: Int[np.ndarray, " pair"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    right: Int[np.ndarray, " pair"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    cosine: Float[np.ndarray, " pair"] = field(default_factory=lambda: np.zeros(0))
+    correlation: Float[np.ndarray, " pair"] = field(default_factory=lambda: np.zeros(0))
 
-    def above(self, thresholds: tuple[float, float]) -> Bool[np.ndarray, "pair"]:
+    def above(self, thresholds: tuple[float, float]) -> Bool[np.ndarray, " pair"]:
         return (self.cosine >= thresholds[0]) & (self.correlation >= thresholds[1])
 
 
@@ -127,7 +127,7 @@ def shift_activations(activations: csc_array, rng: np.random.Generator) -> csc_a
 
 def candidate_pairs(
     left: Float[Tensor, "left d_in"], right: Float[Tensor, "right d_in"]
-) -> tuple[Int[np.ndarray, "pair"], Int[np.ndarray, "pair"], Float[np.ndarray, "pair"]]:
+) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"], Float[np.ndarray, " pair"]]:
     """Pairs in which one is among the other's 8 nearest by cosine, and the cosine is >= 0.3."""
     left, right = _unit(left.float()), _unit(right.float())
     codes, cosines = [], []
@@ -147,9 +147,9 @@ def candidate_pairs(
 def correlations(
     left: csc_array,
     right: csc_array,
-    i: Int[np.ndarray, "pair"],
-    j: Int[np.ndarray, "pair"],
-) -> tuple[Float[np.ndarray, "pair"], Int[np.ndarray, "pair"]]:
+    i: Int[np.ndarray, " pair"],
+    j: Int[np.ndarray, " pair"],
+) -> tuple[Float[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
     """Pearson correlation over all positions of column i of `left` with column j of `right`, and
     at how many positions both are active."""
     n = columns.n_positions(left)
@@ -174,8 +174,8 @@ def correlations(
 
 
 def mutual_best(
-    i: Int[np.ndarray, "pair"], j: Int[np.ndarray, "pair"], score: Float[np.ndarray, "pair"]
-) -> Int[np.ndarray, "mutual"]:
+    i: Int[np.ndarray, " pair"], j: Int[np.ndarray, " pair"], score: Float[np.ndarray, " pair"]
+) -> Int[np.ndarray, " mutual"]:
     """Places of the pairs in which both prefer each other; ties go to the first pair."""
     order = np.argsort(-score, kind="stable")
     order = order[score[order] > 0]
@@ -188,7 +188,7 @@ def match_pair(
     layers: tuple[int, int],
     left: tuple[csc_array, Float[Tensor, "left d_in"]],
     right: tuple[csc_array, Float[Tensor, "right d_in"]],
-    allowed: tuple[Bool[np.ndarray, "left"], Bool[np.ndarray, "right"]] | None = None,
+    allowed: tuple[Bool[np.ndarray, " left"], Bool[np.ndarray, " right"]] | None = None,
 ) -> Pairs:
     """Mutual best partners of two layers, given (activations, decoder) of each.
 

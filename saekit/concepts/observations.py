@@ -39,13 +39,13 @@ class Observations:
         layers: per layer, activations as a sparse [position, feature] matrix.
     """
 
-    ids: Int[np.ndarray, "position"]
+    ids: Int[np.ndarray, " position"]
     n_first: int
-    weights: Float[np.ndarray, "position"]
-    probabilities: dict[str, Float[np.ndarray, "position"]]
+    weights: Float[np.ndarray, " position"]
+    probabilities: dict[str, Float[np.ndarray, " position"]]
     layers: dict[int, csc_array]
 
-    def labels(self, definition: Definition, token_ids: list[int]) -> Bool[np.ndarray, "position"]:
+    def labels(self, definition: Definition, token_ids: list[int]) -> Bool[np.ndarray, " position"]:
         """Where a concept holds."""
         if definition.kind == "output":
             return self.probabilities[definition.name] >= definition.probability
@@ -115,7 +115,7 @@ class _Pass:
         return count
 
 
-def _weights(model: LanguageModel, stratum: Stratum, part: _Pass) -> Float[np.ndarray, "position"]:
+def _weights(model: LanguageModel, stratum: Stratum, part: _Pass) -> Float[np.ndarray, " position"]:
     """How much of the text each position of a stratum stands for."""
     length = np.array([len(text) for text in model.vocabulary])
     used = sum(int(length[ids].sum()) for ids in part.ids)

@@ -40,7 +40,7 @@ TOP = 0.99  # the usual maximum: this quantile where the concept holds
 @torch.no_grad()
 def direct_effects(
     model: LanguageModel, dictionary: Dictionary, tokens: Sequence[int]
-) -> Float[np.ndarray, "d_sae"]:
+) -> Float[np.ndarray, " d_sae"]:
     """w_s of every feature: centred logit of the tokens per unit of activation."""
     W_U = model.hf.lm_head.weight.float()
     direction = W_U[list(tokens)].mean(0) - W_U.mean(0)
@@ -63,8 +63,8 @@ class OutputView:
         self,
         activations: csc_array,
         n_first: int,
-        weights: Float[np.ndarray, "position"],
-        effects: Float[np.ndarray, "d_sae"],
+        weights: Float[np.ndarray, " position"],
+        effects: Float[np.ndarray, " d_sae"],
     ):
         self.activations, self.n_first = activations, n_first
         self.weights, self.effects = weights, effects
@@ -75,7 +75,7 @@ class OutputView:
         dense = np.asarray(self.activations[:, chosen].todense(), dtype=np.float32)
         return dense * self.effects[chosen].astype(np.float32)
 
-    def choose(self, labels: Bool[np.ndarray, "first"]) -> tuple[list[int], float, float]:
+    def choose(self, labels: Bool[np.ndarray, " first"]) -> tuple[list[int], float, float]:
         """The best set for labels of the first half: (features, usual maximum, threshold share)."""
         n, weights = self.n_first, self.weights[: self.n_first]
         totals = (weights * labels) @ self.activations[:n] * self.effects
@@ -98,7 +98,7 @@ class OutputView:
         return [shortlist[place] for place in chosen], top, share
 
     def f1_and_more(
-        self, labels: Bool[np.ndarray, "second"], first: Bool[np.ndarray, "first"]
+        self, labels: Bool[np.ndarray, " second"], first: Bool[np.ndarray, " first"]
     ) -> tuple[tuple[float, float, float, float | None], list[int], float, float]:
         """Choose for `first`, measure on the second half: (scores, features, maximum, share)."""
         features, top, share = self.choose(first)
@@ -108,9 +108,9 @@ class OutputView:
 
 
 def _judge(
-    strength: Float[np.ndarray, "position"],
-    labels: Bool[np.ndarray, "position"],
-    weights: Float[np.ndarray, "position"],
+    strength: Float[np.ndarray, " position"],
+    labels: Bool[np.ndarray, " position"],
+    weights: Float[np.ndarray, " position"],
 ) -> tuple[float, float, float]:
     """(best F1 + AUROC, usual maximum, threshold as a share of it), from a histogram.
 
@@ -132,7 +132,7 @@ def _judge(
 
 
 def score_output_layer(
-    view: OutputView, layer: int, labels: Bool[np.ndarray, "position"], rng: np.random.Generator
+    view: OutputView, layer: int, labels: Bool[np.ndarray, " position"], rng: np.random.Generator
 ) -> LayerScore:
     """Choose on the first half, report on the second, beside the null."""
     first, second = labels[: view.n_first], labels[view.n_first :]

@@ -36,7 +36,7 @@ class Choice:
     f1: float
 
 
-def percentiles(matrix: csc_array, n_first: int) -> Float[np.ndarray, "d_sae"]:
+def percentiles(matrix: csc_array, n_first: int) -> Float[np.ndarray, " d_sae"]:
     """Each feature's 99th percentile of positive activations on the first half (0 if none).
 
     The largest value that at most 1% of the activations exceed.
@@ -76,7 +76,7 @@ class LayerView:
         p99: see `percentiles`.
     """
 
-    def __init__(self, matrix: csc_array, n_first: int, weights: Float[np.ndarray, "position"]):
+    def __init__(self, matrix: csc_array, n_first: int, weights: Float[np.ndarray, " position"]):
         self.n_first, self.n, self.weights = n_first, len(weights), weights
         self.p99 = percentiles(matrix, n_first)
         self.d_sae = len(self.p99)
@@ -92,11 +92,11 @@ class LayerView:
         self._first_starts = np.concatenate([[0], np.cumsum(counts)])
         self._active = self._by_cell(weights)
 
-    def _by_cell(self, weights: Float[np.ndarray, "position"]) -> Float[np.ndarray, "d_sae bin"]:
+    def _by_cell(self, weights: Float[np.ndarray, " position"]) -> Float[np.ndarray, "d_sae bin"]:
         flat = np.bincount(self._cell, weights[self._first_positions], minlength=self.d_sae * BINS)
         return flat.reshape(self.d_sae, BINS).astype(np.float64)  # whole numbers if empty
 
-    def choose(self, labels: Bool[np.ndarray, "position"]) -> Choice:
+    def choose(self, labels: Bool[np.ndarray, " position"]) -> Choice:
         """The best feature set for labels of the first half."""
         all_weights = self.weights[: self.n_first]
         hit_weights = all_weights * labels
@@ -134,7 +134,7 @@ class LayerView:
         bin_ = int(near[len(near) // 2])
         return Choice(chosen, bin_, float(best[bin_]))
 
-    def strength(self, features: list[int]) -> Float[np.ndarray, "position"]:
+    def strength(self, features: list[int]) -> Float[np.ndarray, " position"]:
         """Largest activation / p99 over a set, at every position of both halves."""
         strength = np.zeros(self.n, dtype=np.float32)
         for feature in features:
@@ -145,20 +145,20 @@ class LayerView:
 
 
 def _moved(
-    old: UInt8[np.ndarray, "moved"],
-    new: UInt8[np.ndarray, "moved"],
-    weights: Float[np.ndarray, "moved"],
-) -> Float[np.ndarray, "bin"]:
+    old: UInt8[np.ndarray, " moved"],
+    new: UInt8[np.ndarray, " moved"],
+    weights: Float[np.ndarray, " moved"],
+) -> Float[np.ndarray, " bin"]:
     """Change of a histogram when its members go from old bins to new ones."""
     change = np.bincount(new, weights, minlength=BINS) - np.bincount(old, weights, minlength=BINS)
     return change.astype(np.float64)  # whole numbers if nothing moved
 
 
 def measure(
-    strength: Float[np.ndarray, "position"],
-    labels: Bool[np.ndarray, "position"],
+    strength: Float[np.ndarray, " position"],
+    labels: Bool[np.ndarray, " position"],
     threshold: float,
-    weights: Float[np.ndarray, "position"],
+    weights: Float[np.ndarray, " position"],
 ) -> tuple[float, float, float, float | None]:
     """F1, precision, recall of `strength >= threshold`, and AUROC of `strength`."""
     predicted = strength >= threshold
@@ -170,13 +170,15 @@ def measure(
     return f1, hits / called if hits else 0.0, hits / positives if hits else 0.0, auroc
 
 
-def shifted(labels: Bool[np.ndarray, "half"], rng: np.random.Generator) -> Bool[np.ndarray, "half"]:
+def shifted(
+    labels: Bool[np.ndarray, " half"], rng: np.random.Generator
+) -> Bool[np.ndarray, " half"]:
     """Labels moved along the text by a tenth to nine tenths of its length."""
     return np.roll(labels, int(rng.integers(len(labels) // 10, max(len(labels) * 9 // 10, 1) + 1)))
 
 
 def _shifted_f1(
-    view: LayerView, labels: Bool[np.ndarray, "position"], rng: np.random.Generator
+    view: LayerView, labels: Bool[np.ndarray, " position"], rng: np.random.Generator
 ) -> float:
     """F1 on the second half of the search for labels shifted within each half."""
     first, second = shifted(labels[: view.n_first], rng), shifted(labels[view.n_first :], rng)
@@ -186,7 +188,7 @@ def _shifted_f1(
 
 
 def score_layer(
-    view: LayerView, layer: int, labels: Bool[np.ndarray, "position"], rng: np.random.Generator
+    view: LayerView, layer: int, labels: Bool[np.ndarray, " position"], rng: np.random.Generator
 ) -> LayerScore:
     """Choose on the first half, report on the second, beside the null."""
     first, second = labels[: view.n_first], labels[view.n_first :]

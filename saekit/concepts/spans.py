@@ -146,7 +146,7 @@ def prompt_spans(
 
 
 def _active(
-    score: LayerScore, encoded: Float[torch.Tensor, "d_sae"], said: bool
+    score: LayerScore, encoded: Float[torch.Tensor, " d_sae"], said: bool
 ) -> list[dict[str, Any]]:
     """The active features of a concept at one layer and position."""
     rows = []

@@ -181,7 +181,7 @@ def _read_text(
     context: int,
     seed: int,
     spool: IO[bytes],
-) -> Int[np.ndarray, "d_vocab"]:
+) -> Int[np.ndarray, " d_vocab"]:
     """Fill the statistics; returns the occurrences of every token, BOS left out."""
     rng = np.random.default_rng(seed)
     counts = np.zeros(model.d_vocab, np.int64)

@@ -46,7 +46,10 @@ class Chunk:
         return row, place, self.features[at].astype(np.int64), self.values[at]
 
     def windows(
-        self, row: Int[np.ndarray, "n"], place: Int[np.ndarray, "n"], feature: Int[np.ndarray, "n"]
+        self,
+        row: Int[np.ndarray, " n"],
+        place: Int[np.ndarray, " n"],
+        feature: Int[np.ndarray, " n"],
     ) -> Float[np.ndarray, "n window"]:
         """Activations of one feature each, around places; 0 beyond the row."""
         result = np.zeros((len(row), WINDOW), np.float32)
@@ -96,7 +99,7 @@ class KeptExamples:
         self.suffix = np.zeros(shape, np.uint64)
         self.window = np.zeros((*shape, WINDOW), np.float32)
 
-    def offer(self, chunk: Chunk, score: Float[np.ndarray, "n"]) -> None:
+    def offer(self, chunk: Chunk, score: Float[np.ndarray, " n"]) -> None:
         """Take what is better than the kept places.
 
         Args:
@@ -159,6 +162,6 @@ class KeptExamples:
         return np.isfinite(self.score)
 
 
-def _first_of_each(key: np.ndarray) -> Int[np.ndarray, "m"]:
+def _first_of_each(key: np.ndarray) -> Int[np.ndarray, " m"]:
     """Indices of the first occurrence of every value, ascending."""
     return np.sort(np.unique(key, return_index=True)[1])

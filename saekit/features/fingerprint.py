@@ -19,8 +19,8 @@ WEIGHTS = "sae_weights.safetensors"
 
 def weights_fingerprint(
     W_enc: Float[np.ndarray, "row d_sae"],
-    b_enc: Float[np.ndarray, "d_sae"],
-    b_dec: Float[np.ndarray, "d_in"],
+    b_enc: Float[np.ndarray, " d_sae"],
+    b_dec: Float[np.ndarray, " d_in"],
 ) -> str:
     """Fingerprint of weights in memory (at least the first rows of `W_enc`)."""
     digest = hashlib.sha256()

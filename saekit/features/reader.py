@@ -63,15 +63,15 @@ class FeatureIndex(IndexFile):
         ['2/1371', '1/2200', '3/518']
     """
 
-    def densities(self, layer: int) -> Float[np.ndarray, "d_sae"]:
+    def densities(self, layer: int) -> Float[np.ndarray, " d_sae"]:
         """P(active) of every feature of a layer."""
         return (self.summary["count"][self.slot(layer)] / self.n_tokens).astype(np.float32)
 
-    def means(self, layer: int) -> Float[np.ndarray, "d_sae"]:
+    def means(self, layer: int) -> Float[np.ndarray, " d_sae"]:
         """Mean activation, where active, of every feature of a layer."""
         return self.summary["mean"][self.slot(layer)].copy()
 
-    def maxima(self, layer: int) -> Float[np.ndarray, "d_sae"]:
+    def maxima(self, layer: int) -> Float[np.ndarray, " d_sae"]:
         """Largest activation of every feature of a layer."""
         return self.summary["maximum"][self.slot(layer)].copy()
 

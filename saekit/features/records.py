@@ -115,8 +115,8 @@ class FeatureRecord:
     density: float
     mean: float
     max: float
-    histogram: Int[np.ndarray, "bin"]
-    edges: Float[np.ndarray, "bin_plus_one"]
+    histogram: Int[np.ndarray, " bin"]
+    edges: Float[np.ndarray, " bin_plus_one"]
     examples: list[Example] = field(default_factory=list)
     samples: list[Example] = field(default_factory=list)
     top_tokens: list[TokenStatistic] = field(default_factory=list)

@@ -27,7 +27,7 @@ class Moments:
         self.histogram = np.zeros((d_sae, BINS), np.uint32)
         self.log2_range = np.full(d_sae, -126, np.int16)
 
-    def add(self, feature: Int[np.ndarray, "n"], value: Float[np.ndarray, "n"]) -> None:
+    def add(self, feature: Int[np.ndarray, " n"], value: Float[np.ndarray, " n"]) -> None:
         """Count activations, all above 0."""
         self.count += np.bincount(feature, minlength=self.d_sae)
         self.total += np.bincount(feature, weights=value, minlength=self.d_sae)
@@ -52,7 +52,7 @@ class Moments:
             growth = needed - self.log2_range
 
     @property
-    def mean(self) -> Float[np.ndarray, "d_sae"]:
+    def mean(self) -> Float[np.ndarray, " d_sae"]:
         """Mean activation where active, 0 for a feature that never was."""
         return self.total / np.maximum(1, self.count)
 
@@ -78,9 +78,9 @@ class Pairs:
 
     def add(
         self,
-        token: Int[np.ndarray, "n"],
-        feature: Int[np.ndarray, "n"],
-        value: Float[np.ndarray, "n"],
+        token: Int[np.ndarray, " n"],
+        feature: Int[np.ndarray, " n"],
+        value: Float[np.ndarray, " n"],
     ) -> None:
         """Count activations."""
         self._waiting.append((token.astype(np.int64) * self.d_sae + feature, value))
@@ -106,11 +106,11 @@ class Pairs:
         self.key, self.count, self.total, self.largest = table
 
     @property
-    def token(self) -> Int[np.ndarray, "pair"]:
+    def token(self) -> Int[np.ndarray, " pair"]:
         return self.key // self.d_sae
 
     @property
-    def feature(self) -> Int[np.ndarray, "pair"]:
+    def feature(self) -> Int[np.ndarray, " pair"]:
         return self.key % self.d_sae
 
 
@@ -130,8 +130,8 @@ def _reduced(
 
 
 def best_of_each(
-    group: Int[np.ndarray, "n"], score: Float[np.ndarray, "n"], limit: int
-) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"]]:
+    group: Int[np.ndarray, " n"], score: Float[np.ndarray, " n"], limit: int
+) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
     """The `limit` entries of the highest score in each group.
 
     Returns:

@@ -55,7 +55,7 @@ def loss_per_token(
 ) -> float:
     """Mean cross-entropy in nats of the first `tokens` tokens; predictions of BOS not counted."""
     context = min(context, model.n_ctx)
-    rows: list[Int[np.ndarray, "context"]] = []
+    rows: list[Int[np.ndarray, " context"]] = []
     for row in pack(documents, model.encode_batch, context, model.bos, model.prepend_bos):
         rows.append(row)
         if len(rows) * context >= tokens:

@@ -59,7 +59,7 @@ class Forward:
         mlp_out: what the MLP wrote, b_out included.
     """
 
-    ids: Int[Tensor, "pos"]
+    ids: Int[Tensor, " pos"]
     resid: Float[Tensor, "layer_plus_one pos d_model"]
     mid: Float[Tensor, "layer pos d_model"]
     pattern: Float[Tensor, "layer head query pos"]
@@ -69,7 +69,7 @@ class Forward:
     scale2: Float[Tensor, "layer pos"]
     pre: Float[Tensor, "layer pos d_mlp"]
     mlp_out: Float[Tensor, "layer pos d_model"]
-    scale_f: Float[Tensor, "pos"]
+    scale_f: Float[Tensor, " pos"]
     logits: Float[Tensor, "pos d_vocab"]
 
 
@@ -202,7 +202,7 @@ class ExactGPT2:
         }  # fmt: skip
 
     @torch.no_grad()
-    def run(self, ids: Int[Tensor, "pos"]) -> Forward:
+    def run(self, ids: Int[Tensor, " pos"]) -> Forward:
         """The clean forward pass of one prompt, everything stored."""
         x = (self.W_E[ids] + self.W_pos[: len(ids)])[None]
         resid, stored = [x], []

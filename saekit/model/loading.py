@@ -105,7 +105,7 @@ class LanguageModel:
         """Token ids of many texts, without BOS."""
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
-    def prompt(self, text: str) -> Int[Tensor, "pos"]:
+    def prompt(self, text: str) -> Int[Tensor, " pos"]:
         """Token ids of a prompt, BOS in front if `prepend_bos`.
 
         Raises:
@@ -138,7 +138,7 @@ class LanguageModel:
         return ids[0]
 
     @torch.no_grad()
-    def probabilities(self, ids: Int[Tensor, "pos"]) -> Float[Tensor, "d_vocab"]:
+    def probabilities(self, ids: Int[Tensor, " pos"]) -> Float[Tensor, " d_vocab"]:
         """Next-token probabilities after the last position."""
         return self.hf(ids[None]).logits[0, -1].float().softmax(-1)
 

@@ -80,8 +80,8 @@ def completeness_error(rows: list[tuple[str, float]], preactivation: float) -> f
 
 
 def _through_norm(
-    cotangent: Float[Tensor, "d_model"], gamma: Float[Tensor, "d_model"], scale: Tensor
-) -> Float[Tensor, "d_model"]:
+    cotangent: Float[Tensor, " d_model"], gamma: Float[Tensor, " d_model"], scale: Tensor
+) -> Float[Tensor, " d_model"]:
     """A cotangent behind a LayerNorm, pulled back in front of it (scale frozen)."""
     scaled = cotangent * gamma / scale
     return scaled - scaled.mean()

@@ -38,7 +38,7 @@ class Target:
     kind: str
     layer: int
     query: int
-    direction: Float[Tensor, "d_model"]
+    direction: Float[Tensor, " d_model"]
     constant: float
     feature: int | None = None
     token: int | None = None
@@ -90,7 +90,7 @@ def feature_target(
 
 def token_direction(
     exact: ExactGPT2, clean: Forward, token: int, query: int
-) -> tuple[Float[Tensor, "d_model"], float]:
+) -> tuple[Float[Tensor, " d_model"], float]:
     """(e, c) of a token's logit minus the mean logit, the final LayerNorm's scale frozen."""
     column = exact.W_U[:, token] - exact.W_U.mean(1)
     scaled = column * exact.gamma_f / clean.scale_f[query]

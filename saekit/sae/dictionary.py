@@ -35,13 +35,13 @@ class Dictionary:
     layer: int
     architecture: str
     W_enc: Float[Tensor, "d_in d_sae"]
-    b_enc: Float[Tensor, "d_sae"]
+    b_enc: Float[Tensor, " d_sae"]
     W_dec: Float[Tensor, "d_sae d_in"]
-    b_dec: Float[Tensor, "d_in"]
+    b_dec: Float[Tensor, " d_in"]
     k: int | None = None
-    threshold: Float[Tensor, "d_sae"] | None = None
+    threshold: Float[Tensor, " d_sae"] | None = None
     apply_b_dec_to_input: bool = True
-    log_sparsity: Float[Tensor, "d_sae"] | None = None
+    log_sparsity: Float[Tensor, " d_sae"] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property

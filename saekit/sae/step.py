@@ -31,9 +31,9 @@ class Weights:
     """Parameters or gradients of one dictionary in training layout."""
 
     W_enc: Float[Tensor, "d_sae d_in"]
-    b_enc: Float[Tensor, "d_sae"]
+    b_enc: Float[Tensor, " d_sae"]
     W_dec: Float[Tensor, "d_sae d_in"]
-    b_dec: Float[Tensor, "d_in"]
+    b_dec: Float[Tensor, " d_in"]
 
     def tensors(self) -> list[Tensor]:
         return [self.W_enc, self.b_enc, self.W_dec, self.b_dec]
@@ -139,7 +139,7 @@ class PairsByFeature:
             self.tokens, source, self.starts, per_sample_weights=sorted_weights, mode="sum"
         )
 
-    def sums(self, weights: Float[Tensor, "token k"]) -> Float[Tensor, "d_sae"]:
+    def sums(self, weights: Float[Tensor, "token k"]) -> Float[Tensor, " d_sae"]:
         """For each feature, the sum of its weights."""
         out = torch.zeros(self.d_sae, dtype=weights.dtype, device=weights.device)
         return out.index_add_(0, self.flat, weights.flatten())
@@ -150,7 +150,7 @@ def sparse_step(
     x: Float[Tensor, "token d_in"],
     weights: Weights,
     k: int,
-    dead: Int[Tensor, "dead"] | None = None,
+    dead: Int[Tensor, " dead"] | None = None,
     aux_k: int = 64,
     aux_coefficient: float = 1 / 32,
     pre: Float[Tensor, "token d_sae"] | None = None,

@@ -6,6 +6,7 @@ One model pass feeds every layer.  Out come a dictionary set (SAELens folders an
 
 import json
 import logging
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO

@@ -35,7 +35,7 @@ def pack(
     bos: int,
     prepend_bos: bool = True,
     split: bool = True,
-) -> Iterator[Int[np.ndarray, "context"]]:
+) -> Iterator[Int[np.ndarray, " context"]]:
     """Rows of `context` token ids.
 
     Args:

@@ -337,3 +337,18 @@ def test_the_set_can_be_stored_in_float16(trained, tmp_path):
     assert sum(f.stat().st_size for f in tmp_path.rglob("sae_weights*")) < 0.65 * sum(
         f.stat().st_size for f in trained.path.rglob("sae_weights*")
     )
+
+
+def test_without_a_folder_the_set_stays_in_memory(tiny_model, documents, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dictionaries = train(tiny_model, documents, replace(CONFIG, tokens=1024))
+    assert list(tmp_path.iterdir()) == []
+    x = torch.randn(3, tiny_model.d_model)
+    values, indices = dictionaries[0].encode_sparse(x)
+    torch.testing.assert_close(
+        dictionaries[0].decode_sparse(values, indices),
+        dictionaries[0].decode(dictionaries[0].encode(x)),
+    )
+    dictionaries.save(tmp_path / "kept")
+    kept = DictionarySet.load(tmp_path / "kept")
+    assert torch.equal(kept[0].W_enc, dictionaries[0].W_enc)

@@ -1,0 +1,59 @@
+"""The command line: one subcommand per stage, in the order of the work.
+
+Only this package parses arguments and prints.  Each command reads its inputs, calls one function
+and shows a table; with `--json` it prints one JSON document on stdout and nothing else.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from saekit.cli import features, routes, training
+from saekit.errors import SaekitError
+
+PROG = "saekit"
+SUMMARY = "Dictionaries for every layer of GPT-2, concepts with layer spans, and their routes."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All subcommands; `--json` and `--help` work on each."""
+    parser = argparse.ArgumentParser(prog=PROG, description=SUMMARY)
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], summary: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.add_argument("--json", action="store_true", help="print one JSON document")
+        sub.set_defaults(run=run)
+        return sub
+
+    for stage in (training, features, routes):
+        stage.add(command)
+    return parser
+
+
+def _version() -> str:
+    from saekit import __version__
+
+    return f"saekit {__version__}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; errors of the user are one sentence on stderr and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except SaekitError as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROG}: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

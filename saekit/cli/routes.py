@@ -1,0 +1,98 @@
+"""Commands that follow a concept on a prompt: trace, report, view."""
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from saekit.bundled import bundled
+from saekit.cli.common import Command, add_dictionaries, dictionary_folder, open_set, show
+from saekit.errors import InputError
+
+
+def _traced(args: argparse.Namespace) -> Any:
+    from saekit.concepts.catalogue import Catalogue
+    from saekit.routes.tracing import trace
+
+    model, dictionaries = open_set(args)
+    path = dictionaries.path / "concepts.json"
+    return trace(
+        model,
+        dictionaries,
+        args.prompt,
+        target=args.target,
+        query=args.query,
+        key=args.key,
+        heads=args.heads,
+        catalogue=Catalogue.load(path) if path.exists() else None,
+        random_sets=args.random_sets,
+    )
+
+
+def _add_trace(parser: argparse.ArgumentParser) -> None:
+    add_dictionaries(parser)
+    parser.add_argument("prompt", metavar="PROMPT", help="the text to explain")
+    parser.add_argument("--target", help="a concept, a feature (8/1234) or a token")
+    parser.add_argument("--query", type=int, help="position of the target (default: the last)")
+    parser.add_argument("--key", type=int, help="position it came from (default: the strongest)")
+    parser.add_argument("--heads", type=int, default=5, help="how many to list (default 5)")
+    parser.add_argument(
+        "--random-sets", type=int, default=200, help="random head sets to compare with"
+    )
+
+
+def _trace(args: argparse.Namespace) -> None:
+    from saekit.files import ensure_writable
+    from saekit.routes.circuit import render
+
+    folder = ensure_writable(args.out) if args.out else None
+    circuit = _traced(args)
+    if folder:
+        circuit.save(folder / "circuit.json")
+    show(args, circuit.to_dict(), render(circuit))
+
+
+def _report(args: argparse.Namespace) -> None:
+    from saekit.files import ensure_writable
+    from saekit.report.export import write_report
+
+    folder = ensure_writable(args.out)
+    written = write_report(_traced(args), folder)
+    names = [str(path) for path in written]
+    show(args, {"files": names}, "\n".join(names))
+
+
+def _view(args: argparse.Namespace) -> None:
+    folder = dictionary_folder(args)
+    if not (folder / "manifest.json").exists():
+        raise InputError(f"{folder} holds no dictionary set: train one with saekit train.")
+    command = [sys.executable, "-m", "streamlit", "run", str(bundled("app/viewer.py"))]
+    options = {
+        "server.port": args.port,
+        "server.address": "127.0.0.1",
+        "browser.gatherUsageStats": "false",
+        "server.headless": "true",
+    }
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    print(f"The viewer is at http://127.0.0.1:{args.port} (stop it with Ctrl-C).")
+    sys.stdout.flush()
+    config = bundled("app/.streamlit").parent
+    os.environ["SAEKIT_DICTIONARIES"] = str(folder.resolve())
+    os.chdir(config)  # Streamlit reads its theme from the folder it is started in
+    os.execv(sys.executable, command)
+
+
+def add(command: Command) -> None:
+    """The subcommands of this module."""
+    sub = command("trace", _trace, "the heads that route a concept on a prompt")
+    _add_trace(sub)
+    sub.add_argument("--out", help="folder for circuit.json")
+
+    sub = command("report", _report, "trace, then write SVG, PNG, JSON and HTML")
+    _add_trace(sub)
+    sub.add_argument("--out", required=True, help="folder to write")
+
+    sub = command("view", _view, "the viewer in the browser")
+    add_dictionaries(sub, model=False)
+    sub.add_argument("--port", type=int, default=8501)
