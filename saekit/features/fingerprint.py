@@ -1,7 +1,8 @@
 """A fingerprint of a dictionary that can be taken without torch, so a foreign index is refused.
 
-SHA-256 over float32 values of b_enc, b_dec and the first rows of W_enc: any other training run
-differs in all of them, and reading them takes milliseconds where all weights would take seconds.
+SHA-256 over float32 values of b_enc (gated: b_gate), b_dec and the first rows of W_enc: any other
+training run differs in all of them, and reading them takes milliseconds where all weights would
+take seconds.
 """
 
 import hashlib
@@ -38,7 +39,8 @@ def folder_fingerprint(folder: str | Path) -> str | None:
     path = Path(folder) / WEIGHTS
     try:
         with safe_open(path, framework="numpy") as file:
-            slices = [file.get_slice(name) for name in ("W_enc", "b_enc", "b_dec")]
+            bias = "b_enc" if "b_enc" in file.keys() else "b_gate"  # noqa: SIM118
+            slices = [file.get_slice(name) for name in ("W_enc", bias, "b_dec")]
             if any(part.get_dtype() not in ("F16", "F32", "F64") for part in slices):
                 return None
             W_enc, b_enc, b_dec = slices

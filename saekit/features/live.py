@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def dictionary_fingerprint(dictionary: Dictionary) -> str:
     """`saekit.features.fingerprint` of loaded weights."""
-    arrays = (dictionary.W_enc[:ROWS], dictionary.b_enc, dictionary.b_dec)
+    arrays = (dictionary.W_enc[:ROWS], dictionary.bias, dictionary.b_dec)
     W_enc, b_enc, b_dec = (tensor.detach().float().cpu().numpy() for tensor in arrays)
     return weights_fingerprint(W_enc, b_enc, b_dec)
 

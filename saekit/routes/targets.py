@@ -81,10 +81,8 @@ def feature_target(
             f"Feature {name} does not exist: the dictionary of layer {dictionary.layer} has "
             f"features 0 to {dictionary.d_sae - 1}."
         )
-    direction = dictionary.W_enc[:, feature].to(exact.W_E)
-    constant = float(dictionary.b_enc[feature])
-    if dictionary.apply_b_dec_to_input:
-        constant -= float(dictionary.b_dec.to(exact.W_E) @ direction)
+    reader, constant = dictionary.reader(feature)
+    direction = reader.to(exact.W_E)
     return Target(label or name, kind, dictionary.layer, query, direction, constant, feature)
 
 

@@ -14,17 +14,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saekit.coordinates import layer_of_hook
 from saekit.errors import FormatError, InputError, MismatchError
 from saekit.files import atomic_path, read_json, write_json
 from saekit.model.loading import LanguageModel
-from saekit.sae.dictionary import ARCHITECTURES, Dictionary
+from saekit.sae.dictionary import BIASES, Dictionary
+from saekit.sae.folding import fold_centring, fold_decoder_norm
 from saekit.sae.manifest import MANIFEST, read_manifest, write_manifest
+from saekit.sae.saelens_config import SAE_LENS_VERSION as SAE_LENS_VERSION
+from saekit.sae.saelens_config import read_config, write_config
 
 WEIGHTS = "sae_weights.safetensors"
 SPARSITY = "sparsity.safetensors"
 CONFIG = "cfg.json"
-SAE_LENS_VERSION = "6.54.12"  # the version whose format is written
 
 
 def save_tensors(
@@ -65,79 +66,61 @@ def save_dictionary(
 ) -> None:
     """Write one SAELens folder; `dtype` is how the two matrices are stored."""
     folder = Path(folder)
-    config: dict[str, Any] = {
-        "architecture": dictionary.architecture,
-        "d_in": dictionary.d_in,
-        "d_sae": dictionary.d_sae,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": dictionary.apply_b_dec_to_input,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {"sae_lens_version": SAE_LENS_VERSION, **dictionary.metadata},
-    }
-    tensors = {
-        "W_enc": dictionary.W_enc.to(dtype),
-        "W_dec": dictionary.W_dec.to(dtype),
-        "b_enc": dictionary.b_enc.float(),  # small, and b_dec can exceed float16's range
-        "b_dec": dictionary.b_dec.float(),
-    }
-    if dictionary.architecture == "topk":
-        config |= {"k": dictionary.k, "rescale_acts_by_decoder_norm": False}
-    if dictionary.threshold is not None:
-        tensors["threshold"] = dictionary.threshold.float()
+    tensors = {"W_enc": dictionary.W_enc.to(dtype), "W_dec": dictionary.W_dec.to(dtype)}
+    # vectors are small, and b_dec can exceed float16's range
+    for name in ("b_dec", *BIASES[dictionary.architecture]):
+        tensors[name] = getattr(dictionary, name).float()
     save_tensors(folder / WEIGHTS, tensors)
     if dictionary.log_sparsity is not None:
         save_tensors(folder / SPARSITY, {"sparsity": dictionary.log_sparsity})
-    write_json(folder / CONFIG, config)
+    write_json(folder / CONFIG, write_config(dictionary))
 
 
 def load_dictionary(folder: str | Path, device: str = "cpu") -> Dictionary:
     """Read one SAELens folder of a residual hook point, as float32.
 
+    What the file leaves to be done at run time is folded into the weights where that is exact:
+    `rescale_acts_by_decoder_norm`, and the centring of a stream whose writing weights were centred
+    (metadata `model_from_pretrained_kwargs.center_writing_weights`).
+
     Raises:
-        FormatError: a missing or broken file, an architecture that saekit does not read, weights
-            of other shapes than the configuration says, or an activation scale left unfolded.
+        FormatError: a missing or broken file, an architecture or hook point that saekit does not
+            use, weights of other names or shapes than the configuration says, or an activation
+            scale left unfolded.
     """
     folder = Path(folder)
-    config = read_json(folder / CONFIG)
+    config = read_config(read_json(folder / CONFIG), folder)
     tensors, _ = load_tensors(folder / WEIGHTS, device)
-    architecture = config.get("architecture")
-    if architecture not in ARCHITECTURES:
-        raise FormatError(
-            f'{folder} holds a dictionary of architecture "{architecture}"; '
-            f"saekit reads {', '.join(ARCHITECTURES)}."
-        )
-    if config.get("normalize_activations", "none") != "none":
-        raise FormatError(
-            f'{folder} expects normalised activations ("{config["normalize_activations"]}"); '
-            "fold the normalisation into the weights first."
-        )
-    try:
-        d_in, d_sae = int(config["d_in"]), int(config["d_sae"])
-        k = int(config["k"]) if architecture == "topk" else None
-    except KeyError as error:
-        raise FormatError(f"{folder / CONFIG} lacks {error}.") from error
-    shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-    if architecture == "jumprelu":
-        shapes["threshold"] = (d_sae,)
-    for name, shape in shapes.items():
-        found = tuple(tensors[name].shape) if name in tensors else "nothing"
-        if found != shape:
-            raise FormatError(f"{folder / WEIGHTS}: {name} should be {shape} and is {found}.")
-    metadata = config.get("metadata", {})
+    if "scaling_factor" in tensors and torch.all(tensors["scaling_factor"] == 1):
+        del tensors["scaling_factor"]  # SAELens wrote it for a while, and ignores it too
+    check_shapes(tensors, config.shapes, folder / WEIGHTS)
     sparsity = None
     if (folder / SPARSITY).exists():
         sparsity = load_tensors(folder / SPARSITY, device)[0].get("sparsity")
-    return Dictionary(
-        layer=layer_of_hook(metadata.get("hook_name", folder.name)),
-        architecture=architecture,
-        k=k,
-        apply_b_dec_to_input=config.get("apply_b_dec_to_input", True),
-        log_sparsity=sparsity,
-        metadata=metadata,
-        **{name: tensors[name].float() for name in shapes},
-    )
+    weights: dict[str, Any] = {name: tensor.float() for name, tensor in tensors.items()}
+    dictionary = Dictionary(**{"b_enc": None, **weights}, **config.fields, log_sparsity=sparsity)
+    if config.rescale:
+        dictionary = fold_decoder_norm(dictionary)
+    return fold_centring(dictionary) if config.centred else dictionary
+
+
+def check_shapes(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: str | Path
+) -> None:
+    """Refuse weights that are not exactly those of `shapes`.
+
+    Raises:
+        FormatError: a missing or unknown tensor, or another shape.
+    """
+    for name, shape in shapes.items():
+        found = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if found != shape:
+            raise FormatError(f"{path}: {name} should be {shape} and is {found}.")
+    unknown = sorted(set(tensors) - set(shapes))
+    if unknown:
+        raise FormatError(
+            f"{path} holds a tensor {unknown[0]} that no dictionary of this architecture has."
+        )
 
 
 class DictionarySet:
