@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from saekit.cli import features, routes, training
+from saekit.cli import exchange, features, routes, training
 from saekit.errors import SaekitError
 
 PROG = "saekit"
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for stage in (training, features, routes):
+    for stage in (training, exchange, features, routes):
         stage.add(command)
     return parser
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         args.run(args)
     except SaekitError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
-        return 2
+        return getattr(error, "exit_code", 2)
     except KeyboardInterrupt:
         print(f"{PROG}: stopped", file=sys.stderr)
         return 130

@@ -119,7 +119,7 @@ class IndexFile:
             MismatchError: what differs.
         """
         manifest = read_manifest(folder)
-        if manifest["fingerprint"] != self.fingerprint:
+        if manifest["fingerprint"] not in (None, self.fingerprint):  # None: imported offline
             raise MismatchError(
                 f'{self.path} was built with model "{self.model}" of fingerprint '
                 f"{self.fingerprint}; the dictionaries in {folder} belong to "

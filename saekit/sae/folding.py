@@ -73,9 +73,23 @@ def fold_centring(dictionary: Dictionary) -> Dictionary:
     W_enc = dictionary.W_enc - dictionary.W_enc.mean(0)
     biases = {}
     if dictionary.apply_b_dec_to_input:
-        shift = dictionary.b_dec @ (dictionary.W_enc - W_enc)
-        biases = {n: b - shift for n, b in _biases(dictionary).items() if n != "threshold"}
-        if dictionary.architecture == "gated":
-            assert dictionary.r_mag is not None and dictionary.b_mag is not None
-            biases["b_mag"] = dictionary.b_mag - shift * dictionary.r_mag.exp()
+        biases = _shifted(dictionary, dictionary.b_dec @ (W_enc - dictionary.W_enc))
     return replace(dictionary, W_enc=W_enc, centre_input=True, **biases)
+
+
+def fold_b_dec(dictionary: Dictionary, subtract: bool) -> Dictionary:
+    """The same dictionary with b_dec subtracted from its input, or not, as `subtract` says."""
+    if dictionary.apply_b_dec_to_input == subtract:
+        return dictionary
+    product = dictionary.b_dec @ dictionary.W_enc
+    biases = _shifted(dictionary, product if subtract else -product)
+    return replace(dictionary, apply_b_dec_to_input=subtract, **biases)
+
+
+def _shifted(dictionary: Dictionary, shift: Tensor) -> dict[str, Tensor]:
+    """The biases that make up for encoder products that are smaller by `shift` [d_sae]."""
+    biases = {n: b + shift for n, b in _biases(dictionary).items() if n != "threshold"}
+    if dictionary.architecture == "gated":
+        assert dictionary.r_mag is not None and dictionary.b_mag is not None
+        biases["b_mag"] = dictionary.b_mag + shift * dictionary.r_mag.exp()
+    return biases

@@ -5,6 +5,11 @@ Keys: schema_version, saekit (version), model (id), fingerprint (of the model's 
 architecture, training (the `TrainConfig`), tokens (trained on), seed, metrics (layer -> figures of
 the last steps of the training: fvu, l0, dead_share (not active in the last `dead_tokens` tokens),
 never_active_share (not active once while the learning rate decayed)).
+
+Imported sets (`saekit import`) have `source` (library, name) instead of tokens, seed and metrics;
+their fingerprint is null where the model could not be loaded, and k, architecture and d_in are null
+where layers differ.  `centre_input` is true where the dictionaries were trained on a stream without
+its mean over dimensions (see `Dictionary.centre_input`).
 """
 
 from pathlib import Path

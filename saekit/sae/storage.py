@@ -5,60 +5,27 @@ trained dictionaries, `sparsity.safetensors`; `sae_lens.SAE.load_from_disk` open
 be stored in float16; `cfg.json` always says float32, into which every reader converts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from saekit.errors import FormatError, InputError, MismatchError
-from saekit.files import atomic_path, read_json, write_json
+from saekit.files import read_json, write_json
 from saekit.model.loading import LanguageModel
 from saekit.sae.dictionary import BIASES, Dictionary
 from saekit.sae.folding import fold_centring, fold_decoder_norm
 from saekit.sae.manifest import MANIFEST, read_manifest, write_manifest
 from saekit.sae.saelens_config import SAE_LENS_VERSION as SAE_LENS_VERSION
 from saekit.sae.saelens_config import read_config, write_config
+from saekit.sae.tensors import check_shapes, load_tensors, save_tensors
 
 WEIGHTS = "sae_weights.safetensors"
 SPARSITY = "sparsity.safetensors"
 CONFIG = "cfg.json"
-
-
-def save_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    """Write a safetensors file atomically.
-
-    Raises:
-        InputError: the disk is full or the folder cannot be written.
-    """
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(whole, temporary, metadata=metadata)
-        except SafetensorError as error:  # the writer's form of an OSError, a full disk included
-            raise InputError(
-                f"Cannot write {path} ({error}); free some space or choose another folder."
-            ) from error
-
-
-def load_tensors(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a safetensors file, and its metadata.
-
-    Raises:
-        FormatError: missing, truncated, or not safetensors.
-    """
-    try:
-        with safe_open(path, framework="pt", device=device) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise FormatError(f"{path} is missing.") from error
-    except (SafetensorError, OSError) as error:
-        raise FormatError(f"{path} cannot be read ({error}); is it truncated?") from error
 
 
 def save_dictionary(
@@ -89,38 +56,35 @@ def load_dictionary(folder: str | Path, device: str = "cpu") -> Dictionary:
             scale left unfolded.
     """
     folder = Path(folder)
-    config = read_config(read_json(folder / CONFIG), folder)
+    config = read_json(folder / CONFIG)
     tensors, _ = load_tensors(folder / WEIGHTS, device)
-    if "scaling_factor" in tensors and torch.all(tensors["scaling_factor"] == 1):
-        del tensors["scaling_factor"]  # SAELens wrote it for a while, and ignores it too
-    check_shapes(tensors, config.shapes, folder / WEIGHTS)
     sparsity = None
     if (folder / SPARSITY).exists():
         sparsity = load_tensors(folder / SPARSITY, device)[0].get("sparsity")
-    weights: dict[str, Any] = {name: tensor.float() for name, tensor in tensors.items()}
-    dictionary = Dictionary(**{"b_enc": None, **weights}, **config.fields, log_sparsity=sparsity)
-    if config.rescale:
-        dictionary = fold_decoder_norm(dictionary)
-    return fold_centring(dictionary) if config.centred else dictionary
+    return dictionary_of(config, tensors, folder, sparsity)
 
 
-def check_shapes(
-    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: str | Path
-) -> None:
-    """Refuse weights that are not exactly those of `shapes`.
+def dictionary_of(
+    config: dict[str, Any], tensors: dict[str, Tensor], where: Path, sparsity: Tensor | None = None
+) -> Dictionary:
+    """A dictionary from the content of `cfg.json` and the weights (see `load_dictionary`).
 
-    Raises:
-        FormatError: a missing or unknown tensor, or another shape.
+    Args:
+        config, tensors: SAELens' configuration and state dict.
+        where: names the source in errors; its last part is the hook point if `config` has none.
+        sparsity: log10 of the firing rates, if known.
     """
-    for name, shape in shapes.items():
-        found = tuple(tensors[name].shape) if name in tensors else "nothing"
-        if found != shape:
-            raise FormatError(f"{path}: {name} should be {shape} and is {found}.")
-    unknown = sorted(set(tensors) - set(shapes))
-    if unknown:
-        raise FormatError(
-            f"{path} holds a tensor {unknown[0]} that no dictionary of this architecture has."
-        )
+    understood = read_config(config, where)
+    if "scaling_factor" in tensors and torch.all(tensors["scaling_factor"] == 1):
+        del tensors["scaling_factor"]  # SAELens wrote it for a while, and ignores it too
+    check_shapes(tensors, understood.shapes, where)
+    weights: dict[str, Any] = {name: tensor.float() for name, tensor in tensors.items()}
+    dictionary = Dictionary(**{"b_enc": None, **weights}, **understood.fields)
+    if understood.rescale:
+        dictionary = fold_decoder_norm(dictionary)
+    if understood.centred:
+        dictionary = fold_centring(dictionary)
+    return replace(dictionary, log_sparsity=sparsity)
 
 
 class DictionarySet:
@@ -203,12 +167,36 @@ class DictionarySet:
     def check_model(self, model: LanguageModel) -> None:
         """Refuse a model other than the one the dictionaries were trained on.
 
+        Sets that were imported where their model could not be loaded have no fingerprint; of them
+        only the width and the layers are compared.
+
         Raises:
-            MismatchError: with both fingerprints.
+            MismatchError: with both fingerprints, widths or numbers of layers.
         """
         own, other = self.manifest["fingerprint"], model.fingerprint
-        if own != other:
+        if own is None:
+            check_fit(self, model)
+        elif own != other:
             raise MismatchError(
                 f'The dictionaries in {self.path} belong to model "{self.manifest["model"]}" with '
                 f'fingerprint {own}; "{model.id}" has {other}.'
+            )
+
+
+def check_fit(dictionaries: Iterable[Dictionary], model: LanguageModel) -> None:
+    """Refuse dictionaries that cannot be of this model.
+
+    Raises:
+        MismatchError: a dictionary of another width, or of a layer that the model does not have.
+    """
+    for dictionary in dictionaries:
+        if dictionary.d_in != model.d_model:
+            raise MismatchError(
+                f"The dictionary of layer {dictionary.layer} reads {dictionary.d_in} dimensions; "
+                f'the stream of "{model.id}" has {model.d_model}.'
+            )
+        if dictionary.layer > model.n_layers:
+            raise MismatchError(
+                f'There is a dictionary of layer {dictionary.layer}; "{model.id}" has layers 0 to '
+                f"{model.n_layers}."
             )

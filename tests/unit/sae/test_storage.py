@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from saekit.errors import FormatError, InputError, MismatchError
-from saekit.sae import storage
+from saekit.sae import storage, tensors
 from saekit.sae.manifest import read_manifest
 from saekit.sae.storage import DictionarySet, load_dictionary, save_dictionary, save_tensors
 from tests.unit.sae.samples import KINDS, random_dictionary
@@ -294,7 +294,7 @@ def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         temporary.write_bytes(b"half")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(storage, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(InputError, match="No space left") as caught:
         save_tensors(path, {"a": torch.ones(2)})
     assert "\n" not in str(caught.value)
