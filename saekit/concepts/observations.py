@@ -16,7 +16,7 @@ from scipy.sparse import csc_array, csr_array
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from saekit.activations import Text, check_layers, context_rows, open_text, residuals, unembed
+from saekit.activations import Text, check_layers, context_rows, residuals, texts_of, unembed
 from saekit.concepts.definitions import Definition
 from saekit.concepts.sampling import Sampler, Stratum
 from saekit.errors import InputError
@@ -150,7 +150,7 @@ def observe(
     dictionaries.check_model(model)
     trained = dictionaries.manifest.get("training", {}).get("context")
     length = min(context or trained or 128, model.n_ctx)
-    sampler = Sampler(open_text(documents)(), words)
+    sampler = Sampler(texts_of(documents), words)
     passes: list[tuple[Stratum, _Pass]] = [
         (stratum, _Pass(dictionaries.layers, outputs)) for stratum in sampler.strata
     ]

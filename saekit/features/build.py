@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, UInt
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from saekit.activations import Text, context_rows, open_text, residuals
+from saekit.activations import Text, context_rows, documents_of, residuals
 from saekit.errors import InputError, TrainingError
 from saekit.features.examples import Chunk, KeptExamples, suffix_hashes
 from saekit.features.live import dictionary_fingerprint
@@ -96,7 +96,7 @@ def build_index(
     Args:
         model: the model the dictionaries were trained on.
         dictionaries: the dictionary set; all layers of one size.
-        documents: text (see `saekit.activations.open_text`); may be endless.
+        documents: text (see `saekit.activations.documents_of`); may be endless.
         out_path: the file to write; an older one is replaced when the new one is complete.
         tokens: how many positions to read, BOS not counted (rounded up to whole contexts).
         context: tokens per row of text, BOS included; less if the model reads less.
@@ -187,7 +187,7 @@ def _read_text(
     counts = np.zeros(model.d_vocab, np.int64)
     first_row = 0
     layers = [dictionary.layer for dictionary in dictionaries]
-    rows = context_rows(model, open_text(documents)(), context)
+    rows = context_rows(model, documents_of(documents), context)
     with tqdm(total=tokens, unit=" tokens", unit_scale=True, desc="indexing") as bar:
         for ids in _chunks(rows, context):
             missing = tokens - int(counts.sum())

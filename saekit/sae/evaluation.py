@@ -19,7 +19,7 @@ from saekit.activations import (
     Text,
     check_layers,
     context_rows,
-    open_text,
+    documents_of,
     residuals,
     run_blocks,
     unembed,
@@ -158,7 +158,7 @@ def evaluate(
     Args:
         model: the model they belong to.
         dictionaries: a set (its fingerprint is checked) or single dictionaries.
-        text: documents or `Path`s (see `saekit.activations.open_text`).
+        text: documents or `Path`s (see `saekit.activations.documents_of`).
         tokens: positions to evaluate, BOS not counted; less if the text ends first.
         context: row length; by default that of the training, else 128.
 
@@ -183,7 +183,7 @@ def evaluate(
     wanted = check_layers(model, [*layers, model.n_layers])
     sums = [_Sums(dictionary) for dictionary in chosen_dictionaries]
     rows_per_pass = max(1, _PASS_TOKENS // context)
-    rows = context_rows(model, open_text(text)(), context)
+    rows = context_rows(model, documents_of(text), context)
     done = 0
     with tqdm(total=tokens, desc="evaluating", unit=" tokens", unit_scale=True) as bar:
         while done < tokens:

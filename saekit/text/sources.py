@@ -10,6 +10,7 @@ from itertools import cycle
 from saekit.errors import InputError
 from saekit.text import relational
 from saekit.text.corpora import prose, read_documents, text_files
+from saekit.text.packing import Document
 
 BUILT_IN = ("generated", "prose")
 HELD_OUT_EVERY = 5  # each fifth document of the prose is kept for measuring
@@ -23,6 +24,11 @@ def _prose_part(held_out: bool) -> list[str]:
 def _repeated(open_once: Callable[[], Iterator[str]]) -> Iterator[str]:
     while True:
         yield from open_once()
+
+
+def read_source(source: str) -> Iterator[Document]:
+    """The documents of one source, once."""
+    return read_documents([source])
 
 
 def _open_source(source: str, seed: int, held_out: bool) -> Iterator[str]:

@@ -1,0 +1,29 @@
+"""The residual stream of all layers: computed in one pass, read from a cache, shuffled."""
+
+from saekit.activations.residuals import (
+    check_layers,
+    embed,
+    residuals,
+    run_blocks,
+    unembed,
+)
+from saekit.activations.rows import Text, TextRows, context_rows, documents_of, texts_of
+from saekit.activations.shuffling import ShuffleBuffer, ShuffledActivations
+from saekit.activations.sources import ActivationSource, ModelActivations
+
+__all__ = [
+    "ActivationSource",
+    "ModelActivations",
+    "ShuffleBuffer",
+    "ShuffledActivations",
+    "Text",
+    "TextRows",
+    "check_layers",
+    "context_rows",
+    "documents_of",
+    "embed",
+    "residuals",
+    "run_blocks",
+    "texts_of",
+    "unembed",
+]
