@@ -5,7 +5,7 @@ import streamlit as st
 
 from saekit.features.records import Example, FeatureRecord
 from saekit.report.formatting import visible, xml
-from saekit.routes.wording import number
+from saekit.wording import number
 
 _BLUE = "76, 140, 235"  # readable behind light and dark text at the opacities below
 _STRONGEST = 0.55

@@ -7,7 +7,7 @@ from app.charts import example_html, histogram, token_table
 from saekit.coordinates import feature_name, parse_feature
 from saekit.features.records import Example, FeatureRecord
 from saekit.report.formatting import plain, span_text, visible
-from saekit.routes.wording import number
+from saekit.wording import number
 
 SHOWN_EXAMPLES = 10
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from saekit.coordinates import head_name
 from saekit.report.formatting import plain
-from saekit.routes.wording import number, percent
+from saekit.wording import number, percent
 
 MAPS = (
     "A head maps key to query when the key has the largest attention weight of the query's row "

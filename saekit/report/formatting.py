@@ -1,6 +1,6 @@
 """How tokens, spans and names are written in the figure, the report page and the viewer.
 
-Numbers are written by `percent` and `number` of `saekit.routes.wording`, here as on the command
+Numbers are written by `percent` and `number` of `saekit.wording`, here as on the command
 line, from the values of the circuit's JSON: no two places can disagree.
 """
 

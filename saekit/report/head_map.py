@@ -8,7 +8,7 @@ from saekit.report.drawing import Drawing, palette_of
 from saekit.report.formatting import columns, shorten, visible
 from saekit.report.mosaic import data_uri, single_map
 from saekit.report.panels import edge_of, quoted
-from saekit.routes.wording import number
+from saekit.wording import number
 
 _SIDE = 360.0
 _LABEL = 12  # character cells of a token beside the map

@@ -9,7 +9,7 @@ from typing import Any
 from saekit.report import claims
 from saekit.report.formatting import plain, span_text, visible, xml
 from saekit.report.svg import circuit_svg
-from saekit.routes.wording import number, percent
+from saekit.wording import number, percent
 
 Document = dict[str, Any]
 Table = tuple[str, str, list[str], list[list[str]]]

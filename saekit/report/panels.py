@@ -7,7 +7,7 @@ from saekit.report.drawing import Drawing
 from saekit.report.formatting import plain, shorten, span_text, visible, wrap
 from saekit.report.layout import BLOCK_HEIGHT, LANE, TOKEN_HEIGHT, Strip
 from saekit.report.mosaic import data_uri, mosaic, single_map
-from saekit.routes.wording import number, percent
+from saekit.wording import number, percent
 
 Document = dict[str, Any]
 _HEADS_A_ROW = 5

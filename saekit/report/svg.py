@@ -20,7 +20,7 @@ from saekit.report.panels import (
     draw_strip,
     draw_target,
 )
-from saekit.routes.wording import number, percent
+from saekit.wording import number, percent
 
 WIDTH = 1120
 MIN_HEIGHT = 510

@@ -24,7 +24,15 @@ from saekit.routes.attribution import (
 from saekit.routes.choosing import TargetChooser
 from saekit.routes.circuit import Circuit, rounded
 from saekit.routes.noting import notes
-from saekit.routes.shares import N80_SHARE, Head, positive, ranked_heads, ratio, smallest_set
+from saekit.routes.shares import (
+    N80_SHARE,
+    Head,
+    positive,
+    ranked_heads,
+    ratio,
+    share_of_drop,
+    smallest_set,
+)
 from saekit.sae.storage import DictionarySet
 
 TOP_TOKENS = 5
@@ -43,19 +51,22 @@ class CircuitBuilder:
         dictionaries: DictionarySet,
         catalogue: Catalogue | None,
         position: int,
+        spans: Sequence[Any] = (),
     ) -> None:
-        self.model, self.exact, self.clean = model, exact, clean
+        self.model, self.exact, self.clean, self.spans = model, exact, clean, spans
         self.dictionaries, self.catalogue, self.position = dictionaries, catalogue, position
         self.first = int(model.prepend_bos)  # tensor index of position 1
         self.q = self.at(position)
-        self.chooser = TargetChooser(exact, clean, model, dictionaries, catalogue, self.q, position)
+        self.chooser = TargetChooser(
+            exact, clean, model, dictionaries, catalogue, self.q, position, spans
+        )
 
     def at(self, position: int) -> int:
         return position - 1 + self.first
 
     def circuit(
-        self, prompt: str, wanted: str | None, key: int | None, listed: int,
-        spans: Sequence[Any], n_random: int, seed: int,
+        self, prompt: str, wanted: str | None, given_key: int | None, listed: int,
+        n_random: int, seed: int,
     ) -> Circuit:  # fmt: skip
         """The circuit; the arguments are checked."""
         model, clean = self.model, self.clean
@@ -63,7 +74,7 @@ class CircuitBuilder:
         p = target.value(clean)
         found = arrivals(self.exact, clean, target)
         into = found.edges[:, :, self.first : self.q]  # from every position before the query
-        key = self._strongest_key(into) if key is None else key
+        key = self._strongest_key(into) if given_key is None else given_key
         at_key = into[:, :, key - 1]
         chosen = smallest_set(at_key, N80_SHARE)
         shown = [head for head, _ in ranked_heads(at_key)[:listed]]
@@ -94,8 +105,8 @@ class CircuitBuilder:
             set=the_set,
             n80=len(chosen),
             completeness_error=_number(completeness_error(table, p)),
-            error_node_share=rounded(_error_share(splits)),
-            concepts=[_concept(span) for span in spans],
+            error_node_share=rounded(error_share(splits)),
+            concepts=[_concept(span) for span in self.spans],
             prediction=self._prediction(),
             notes=[],
             shown=self._set(found, into, key, shown, causal),
@@ -108,7 +119,7 @@ class CircuitBuilder:
             components=[parts.Component(name, _number(value)) for name, value in table],
             patterns=self._patterns(),
         )
-        result.notes = notes(result)
+        result.notes = notes(result, automatic_key=given_key is None)
         return result
 
     def _strongest_key(self, into: Tensor) -> int:
@@ -143,12 +154,12 @@ class CircuitBuilder:
             heads=[head_name(m, h) for m, h in heads],
             share_positive=rounded(ratio(positive(mine), positive(into), p)),
             share_signed=rounded(ratio(float(mine.sum()), float(into.sum()), p)),
-            share_causal=_unit(ratio(joint, causal.all_edges, p)),
+            share_causal=rounded(share_of_drop(joint, causal.all_edges, p)),
             joint_drop=_number(joint),
             sum_of_single_drops=_number(sum(causal.single[head] for head in heads)),
             share_of_key=rounded(ratio(positive(mine), positive(into[:, :, key - 1]), p)),
             share_of_preactivation=rounded(ratio(float(mine.sum()), p - found.target.constant, p)),
-            share_causal_of_key=_unit(ratio(joint, causal.key_edges, p)),
+            share_causal_of_key=rounded(share_of_drop(joint, causal.key_edges, p)),
             prediction_after=rounded(self._probability_without(heads, key)),
         )
 
@@ -213,17 +224,15 @@ def _number(value: float) -> float:
     return float(rounded(value) or 0.0)
 
 
-def _unit(share: float | None) -> float | None:
-    """A causal share, cut to [0, 1]; the drops beside it show when it was cut."""
-    return None if share is None else rounded(min(max(share, 0.0), 1.0))
+def error_share(splits: dict[Head, EdgeSplit]) -> float | None:
+    """Sum over the heads of |what each reads from its dictionary's error| / of |what it carries|.
 
-
-def _error_share(splits: dict[Head, EdgeSplit]) -> float | None:
-    """|what the heads read from the dictionaries' errors| / |what they carry|, at most 1."""
+    Errors of different heads do not cancel.  1 where it is more.
+    """
     whole = sum(abs(split.total) for split in splits.values())
     if whole == 0:
         return None
-    return min(abs(sum(split.error for split in splits.values())) / whole, 1.0)
+    return min(sum(abs(split.error) for split in splits.values()) / whole, 1.0)
 
 
 def _concept(span: Any) -> parts.CircuitConcept:

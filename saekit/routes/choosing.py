@@ -8,6 +8,8 @@ A concept stands for its member that is most active at the query, at the deepest
 """
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -44,6 +46,7 @@ class TargetChooser:
     Args:
         query: tensor index (BOS counted).
         position: the same as people count it, for messages.
+        spans: concept spans on the prompt; a concept is present at the layers of its span.
     """
 
     def __init__(
@@ -55,11 +58,18 @@ class TargetChooser:
         catalogue: Catalogue | None,
         query: int,
         position: int,
+        spans: Sequence[Any] = (),
     ) -> None:
         self.exact, self.clean, self.model = exact, clean, model
         self.dictionaries, self.catalogue = dictionaries, catalogue
         self.query, self.position = query, position
         self.concepts = list(catalogue.concepts) if catalogue is not None else []
+        self._spanned = {
+            (span.name, layer)
+            for span in spans
+            if span.position == position
+            for layer in range(span.first, span.last + 1)
+        }
 
     def choose(self, wanted: str | None) -> Target:
         """The target named `wanted`, or the automatic one.
@@ -134,14 +144,16 @@ class TargetChooser:
     def _strongest_member(self, concept: Concept) -> tuple[int, int] | None:
         """(layer, feature): deepest layer where the concept is present, its strongest member.
 
-        Present as in the catalogue: the strength of the members reaches `threshold`.
+        Present: the strength of the members reaches the catalogue's `threshold`, or the layer is in
+        the concept's span here, so that what the circuit lists as present can be its target.
         """
         for score in sorted(concept.layers, key=lambda score: -score.layer):
             if not score.found or score.layer not in self.dictionaries.layers:
                 continue
             acts = self._activations(score.layer)[score.features].tolist()
             parts = score.strengths(acts)
-            if max(parts, default=0.0) > 0 and score.strength(acts) >= score.threshold:
+            here = (concept.name, score.layer) in self._spanned
+            if max(parts, default=0.0) > 0 and (here or score.strength(acts) >= score.threshold):
                 return score.layer, score.features[parts.index(max(parts))]
         return None
 

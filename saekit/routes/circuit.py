@@ -15,8 +15,8 @@ from typing import Any
 from saekit.errors import FormatError
 from saekit.files import read_json, write_text
 from saekit.routes.rendering import render as render
-from saekit.routes.wording import number as number
-from saekit.routes.wording import percent as percent
+from saekit.wording import number as number
+from saekit.wording import percent as percent
 
 SCHEMA_VERSION = 1
 

@@ -1,14 +1,19 @@
 """What must be said beside a circuit's numbers."""
 
 from saekit.routes.circuit import Circuit
-from saekit.routes.wording import number, percent
+from saekit.wording import number, percent
 
 ERROR_SHARE = 0.3  # above, features explain too little of what is carried
 BOS_SHARE = 0.1
+SURE = 0.5  # a most probable next token below this is a guess of the model
 
 
-def notes(circuit: Circuit) -> list[str]:
-    """One sentence per fact a reader needs: always two, the others where they apply."""
+def notes(circuit: Circuit, automatic_key: bool = False) -> list[str]:
+    """One sentence per fact a reader needs: always two, the others where they apply.
+
+    Args:
+        automatic_key: whether the key was chosen by what arrives from it; then it is said how.
+    """
     chosen, p = circuit.set, circuit.target.preactivation
     lines = [
         "One prompt is one anecdote: the numbers are about this prompt only.",
@@ -17,6 +22,14 @@ def notes(circuit: Circuit) -> list[str]:
     ]
     if circuit.model == "gpt2-mini":
         lines.append("gpt2-mini is a model organism: nothing here is a claim about GPT-2.")
+    if circuit.prediction and circuit.prediction[0].probability < SURE:
+        top = circuit.prediction[0]
+        lines.append(
+            f"The most probable next token, {_quoted(top.token)}, has only "
+            f"{percent(top.probability)}: the model is guessing here."
+        )
+    if automatic_key:
+        lines += _why_this_key(circuit)
     if not chosen.heads:
         lines.append(f"No head carries anything positive from position {circuit.key}.")
     elif chosen.share_positive is None:
@@ -24,15 +37,7 @@ def notes(circuit: Circuit) -> list[str]:
             "The positive share is refused: what arrives from other positions is less than a "
             "tenth of the target."
         )
-    if chosen.heads and chosen.share_causal is None:
-        lines.append(
-            f"The causal share is refused: removing all edges moves the target by only "
-            f"{number(circuit.all_edges_drop)}."
-        )
-    elif chosen.share_causal is not None:
-        raw = chosen.joint_drop / circuit.all_edges_drop
-        if not 0 <= raw <= 1:
-            lines.append(f"The causal share was cut to [0, 1]: uncut it is {percent(raw)}.")
+    lines += _refused_causal_shares(circuit)
     if chosen.heads and chosen.joint_drop > 1.1 * max(chosen.sum_of_single_drops, 0) > 0:
         lines.append(
             "The heads are redundant: together they matter more "
@@ -53,4 +58,43 @@ def notes(circuit: Circuit) -> list[str]:
         )
     if circuit.patterns is None:
         lines.append("Attention maps are stored for prompts of up to 64 tokens only.")
+    return lines
+
+
+def _quoted(token: str) -> str:
+    return '"' + token.replace("\n", "\\n") + '"'
+
+
+def _why_this_key(circuit: Circuit) -> list[str]:
+    """How the automatic key was chosen, and what the next candidate is."""
+    ranked = sorted((row for row in circuit.arrivals if row.position > 0), key=lambda row: -row.net)
+    own = next((row for row in ranked if row.position == circuit.key), None)
+    others = [row for row in ranked if row.position != circuit.key]
+    if own is None or not others:
+        return []
+    following = others[0]
+    return [
+        f"Position {own.position} is the key because most arrives from it: net {number(own.net)}; "
+        f"next is position {following.position}, {_quoted(circuit.token(following.position))}, "
+        f"with {number(following.net)}."
+    ]
+
+
+def _refused_causal_shares(circuit: Circuit) -> list[str]:
+    """Why a causal share is missing: the drop it would be a share of, beside the set's own."""
+    key, lines = circuit.key, []
+    everything = ("all edges into the query", circuit.all_edges_drop)
+    of_key = (f"all heads' edges from position {key}", circuit.key_edges_drop)
+    named = [("set", circuit.set)]
+    if set(circuit.shown.heads) != set(circuit.set.heads):
+        named.append(("heads shown", circuit.shown))
+    for name, heads in named:
+        shares = ((heads.share_causal, everything), (heads.share_causal_of_key, of_key))
+        for share, (what, drop) in shares:
+            if heads.heads and share is None:
+                lines.append(
+                    f"The {name} {'has' if name == 'set' else 'have'} no causal share of {what}: "
+                    f"the target falls by {number(heads.joint_drop)} without the {name} and by "
+                    f"{number(drop)} without {what}."
+                )
     return lines

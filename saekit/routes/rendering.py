@@ -3,7 +3,7 @@
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from saekit.routes.wording import number, percent
+from saekit.wording import number, percent
 
 if TYPE_CHECKING:
     from saekit.routes.circuit import Circuit, CircuitSet

@@ -78,12 +78,14 @@ def trace(
     ids = model.prompt(prompt)
     position, given_key = _positions(len(ids) - model.prepend_bos, query, key)
     exact = ExactGPT2(model, dtype)
-    builder = CircuitBuilder(model, exact, exact.run(ids), dictionaries, catalogue, position)
     if spans is None and catalogue is not None:
         from saekit.concepts.spans import prompt_spans
 
         spans = prompt_spans(model, dictionaries, catalogue, prompt)
-    return builder.circuit(prompt, target, given_key, heads, spans or [], random_sets, seed)
+    builder = CircuitBuilder(
+        model, exact, exact.run(ids), dictionaries, catalogue, position, spans or ()
+    )
+    return builder.circuit(prompt, target, given_key, heads, random_sets, seed)
 
 
 def _positions(n: int, query: int | None, key: int | None) -> tuple[int, int | None]:

@@ -11,7 +11,7 @@ from saekit.report import export
 from saekit.report.html import report_page, tables
 from saekit.report.svg import circuit_svg
 from saekit.routes.circuit import Circuit
-from saekit.routes.wording import number, percent
+from saekit.wording import number, percent
 from tests.unit.report.samples import circuit
 
 

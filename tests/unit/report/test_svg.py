@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from saekit.errors import InputError
 from saekit.report.head_map import head_svg
 from saekit.report.svg import circuit_svg
-from saekit.routes.wording import number, percent
+from saekit.wording import number, percent
 from tests.unit.report.samples import circuit
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -82,8 +82,8 @@ def test_the_screen_shows_the_json(circuit):
 
 
 def test_numbers_are_written_one_way():
-    assert [percent(x) for x in (0.8, 0.798, 0.004, 0.996, 1.0, 1.333, None)] == [
-        "80%", "80%", "0.4%", "99.6%", "100%", "133.3%", "n/a",
+    assert [percent(x) for x in (0.8, 0.798, 0.004, 0.0004, 0.0, 0.996, 1.0, 1.333, None)] == [
+        "80%", "80%", "0.4%", "<0.1%", "0%", "99.6%", "100%", "133.3%", "n/a",
     ]  # fmt: skip
     assert [number(x) for x in (3.14159, 0.00002, 12345.6, None)] == [
         "3.14", "2e-05", "12,346", "n/a",

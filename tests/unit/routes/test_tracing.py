@@ -16,6 +16,7 @@ from saekit.errors import InputError, MismatchError
 from saekit.model.loading import LanguageModel
 from saekit.routes.circuit import schema
 from saekit.routes.tracing import trace
+from saekit.wording import number
 
 PROMPT = 'The opposite of "large" is "'
 ONE = {(1, 2): 8.0}
@@ -93,14 +94,22 @@ def test_two_redundant_heads(planted, known_features):
 
 
 def test_a_suppressing_head_is_negative_and_not_in_the_set(planted, known_features):
-    """+8 and -2 of the same content: signed share 8 / (8 - 2), causal likewise, cut to 1."""
+    """+8 and -2 of the same content: signed share 8 / (8 - 2).  Removing the +8 lowers the target
+    by more than removing both, so it has no causal share of both.
+
+    Mutation tried: the causal share cut to 1, as it once was.
+    """
     model = planted({(1, 2): 8.0, (1, 0): -2.0})
     circuit = check(trace(model, known_features(model), PROMPT, target="3/1"))
     assert circuit.set.heads == ["L1-H2"]
     assert circuit.set.share_positive == pytest.approx(1, abs=1e-4)
     assert circuit.set.share_signed == pytest.approx(8 / 6, rel=1e-4)
-    assert circuit.set.share_causal == 1
-    assert any("cut to [0, 1]: uncut it is 133.3%" in note for note in circuit.notes)
+    assert circuit.set.share_causal is circuit.set.share_causal_of_key is None
+    assert circuit.set.joint_drop == pytest.approx(circuit.all_edges_drop * 8 / 6, rel=1e-4)
+    drops = f"{number(circuit.set.joint_drop)} without the set and by "
+    drops += f"{number(circuit.all_edges_drop)} without all edges into the query"
+    assert any(drops in note for note in circuit.notes)
+    assert any("no causal share of all heads' edges from position 5" in n for n in circuit.notes)
     row = circuit.arrivals[circuit.key]
     assert row.negative == pytest.approx(-row.positive / 4, rel=1e-4)
     assert any("work against" in note for note in circuit.notes)
@@ -169,6 +178,26 @@ def test_a_named_concept_and_its_spans(one, known_features, named):
     assert circuit.concepts[0].span == [0, 3]
 
 
+def test_what_is_listed_as_present_can_be_the_target(one, known_features, named):
+    """Below its threshold, but with a span at the query: present for both, or for neither.
+
+    Mutation tried: spans not given to the chooser.
+    """
+    catalogue = named(one)
+    catalogue.concept("small").at(3).threshold = 1e6
+    span = SimpleNamespace(
+        name="small", kind="output", position=8, first=3, last=3, features=["3/1"], evidence=None
+    )
+    options = {"catalogue": catalogue, "target": "small"}
+    circuit = check(trace(one, known_features(one), PROMPT, spans=[span], **options))
+    assert (circuit.target.feature, circuit.target.kind) == ("3/1", "concept")
+    elsewhere = SimpleNamespace(**{**vars(span), "position": 7})
+    refused(
+        'The concept "small" is not active at position 8', one, known_features(one), PROMPT,
+        spans=[elsewhere], **options,
+    )  # fmt: skip
+
+
 def test_a_concept_that_was_not_found_is_taken_as_a_token(one, known_features, named):
     circuit = trace(one, known_features(one), PROMPT, "cold", catalogue=named(one), spans=[])
     assert (circuit.target.kind, circuit.target.concept) == ("token", "cold")
@@ -179,7 +208,9 @@ def test_a_given_key_and_query(one, known_features):
     circuit = check(trace(one, known_features(one), PROMPT, "3/1", query=7))
     assert (circuit.key, circuit.query, circuit.target.position) == (5, 7, 7)
     assert circuit.set.heads == ["L1-H2"]
+    assert any("Position 5 is the key because most arrives" in note for note in circuit.notes)
     nothing = check(trace(one, known_features(one), PROMPT, "3/1", query=7, key=6))
+    assert not any("is the key because" in note for note in nothing.notes)
     contributions = [head.contribution for head in nothing.heads]
     assert contributions == pytest.approx([0] * len(contributions), abs=1e-5)
     assert nothing.set.share_positive == pytest.approx(0, abs=1e-5)
@@ -194,7 +225,8 @@ def test_a_share_of_next_to_nothing_is_refused(one, known_features):
     chosen = circuit.set
     assert chosen.heads == ["L1-H2"]
     assert chosen.share_positive is chosen.share_signed is chosen.share_causal is None
-    assert sum("refused" in note for note in circuit.notes) == 2
+    assert sum("refused" in note for note in circuit.notes) == 1
+    assert sum("no causal share" in note for note in circuit.notes) == 2
 
 
 def test_nothing_carried_gives_an_empty_set(one, known_features):
