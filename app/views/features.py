@@ -11,8 +11,10 @@ from saekit.features.records import TokenHit
 from saekit.report.formatting import visible
 
 RANK_HELP = (
-    "lift: how much more often the feature fires on this token than in general; mean, max: its "
-    "activation on the token; density: the rarest first."
+    "match: purity x share of the tokens it fires on x peak, 1 for a feature of this token alone; "
+    "purity: share of the feature's activation that is on this token; lift: how much more often it "
+    "fires on this token than in general; mean, max: its activation on the token; density: the "
+    "rarest first."
 )
 MAX_ROWS = 200
 
@@ -24,7 +26,10 @@ def _rows(hits: list[TokenHit]) -> list[dict[str, object]]:
             "layer": hit.layer,
             "concept": ", ".join(state.concept_names(hit.layer, hit.feature)),
             "token": visible(hit.token),
+            "match": hit.match,
+            "purity": hit.purity,
             "fires on": hit.share,
+            "peak": hit.peak,
             "mean": hit.mean,
             "max": hit.max,
             "lift": hit.lift,
@@ -37,6 +42,14 @@ def _rows(hits: list[TokenHit]) -> list[dict[str, object]]:
 def _columns() -> dict[str, Any]:
     config = st.column_config
     return {
+        "match": config.NumberColumn(help="purity x fires on x peak.", format="%.2f"),
+        "purity": config.NumberColumn(
+            help="Share of the feature's activation that is on this token.", format="percent"
+        ),
+        "peak": config.NumberColumn(
+            help="Largest activation on this token / largest anywhere: below 100% the feature's "
+            "strongest examples are of another token.", format="percent",
+        ),
         "fires on": config.ProgressColumn(
             help="Share of the token's occurrences on which the feature is active.",
             format="percent", min_value=0, max_value=1,

@@ -36,17 +36,24 @@ def _query(args: argparse.Namespace) -> None:
             hits = index.by_token(
                 args.token,
                 layers=layers,
-                top=args.top,
+                top=20 if args.top is None else args.top,
                 rank=args.rank,
                 max_density=args.max_density,
             )
-            show(args, table.hits_json(hits), table.hits_table(index, hits))
+            show(args, table.hits_json(hits), table.hits_table(index, hits, args.rank))
         elif args.feature is not None:
             record = index.feature(*parse_feature(args.feature))
             show(args, table.record_json(record), table.record_table(record))
         else:
             model, dictionaries = open_set(args)
-            found = index.by_text(model, dictionaries, args.text_query, top=args.top)
+            found = index.by_text(
+                model,
+                dictionaries,
+                args.text_query,
+                top=4 if args.top is None else args.top,
+                layers=layers,
+                max_density=args.max_density,
+            )
             show(args, table.live_json(found), table.live_table(found))
 
 
@@ -89,10 +96,19 @@ def add(command: Command) -> None:
     what.add_argument("--text", dest="text_query", metavar="TEXT", help="features of a text")
     what.add_argument("--feature", help="everything about one, such as 8/1234")
     sub.add_argument("--layers", help="such as 0,3-5")
-    sub.add_argument("--top", type=int, default=20, help="rows (default 20)")
-    ranks = ["purity", "lift", "mean", "max", "density"]
-    sub.add_argument("--rank", default="purity", choices=ranks, help="order (default purity)")
-    sub.add_argument("--max-density", type=float, help="leave out features that fire more often")
+    sub.add_argument(
+        "--top",
+        type=int,
+        help="rows for a token (default 20), features per position and layer of a text (default 4)",
+    )
+    ranks = ["match", "purity", "lift", "mean", "max", "density"]
+    sub.add_argument(
+        "--rank", default="match", choices=ranks, help="order of the features of a token "
+        "(default match: how exclusively and reliably a feature is one of it)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--max-density", type=float, help="leave out features that fire on a larger share of text"
+    )
 
     sub = command("concepts", _concepts, "named concepts with their layer spans")
     add_dictionaries(sub)

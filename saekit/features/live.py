@@ -47,10 +47,12 @@ def by_text(
         max_density: leave out features that fire more often than this (needs `index`).
 
     Raises:
-        InputError: an empty or too long text, or a layer without a dictionary.
+        InputError: an empty or too long text, `top` below 1, or a layer without a dictionary.
         MismatchError: model, dictionaries and index do not belong together.
     """
     dictionaries.check_model(model)
+    if top < 1:
+        raise InputError(f"{top} features cannot be listed; ask for at least 1.")
     if index is not None:
         index.check_dictionaries(dictionaries)
     elif max_density is not None:

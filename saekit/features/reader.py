@@ -46,12 +46,12 @@ from saekit.features.records import (
     TokenHit,
     TokenStatistic,
 )
+from saekit.features.token_search import RANKS as RANKS
+from saekit.features.token_search import search
 
 if TYPE_CHECKING:
     from saekit.model.loading import LanguageModel
     from saekit.sae.storage import DictionarySet
-
-RANKS = ("purity", "lift", "mean", "max", "density")
 
 
 class FeatureIndex(IndexFile):
@@ -60,7 +60,6 @@ class FeatureIndex(IndexFile):
     Example:
         >>> with FeatureIndex.open("dictionaries/gpt2-mini") as index:  # doctest: +SKIP
         ...     [hit.name for hit in index.by_token(" large", top=3)]
-        ['2/1371', '1/2200', '3/518']
     """
 
     def densities(self, layer: int) -> Float[np.ndarray, " d_sae"]:
@@ -86,77 +85,27 @@ class FeatureIndex(IndexFile):
         token: str | int,
         layers: Iterable[int] | None = None,
         top: int = 20,
-        rank: str = "purity",
+        rank: str = "match",
         max_density: float | None = None,
         min_share: float = MIN_SHARE,
     ) -> list[TokenHit]:
         """The features that fire on a token, best first.
 
-        A high lift alone does not make a feature one of this token: one that fires weakly on every
-        " large" and strongly on " low" has a high lift for both.  Purity weighs by activation.
-
         Args:
             token: `"large"` asks for "large" and " large", `" large"` only for itself; or an id.
             layers: only these.
-            top: how many.
-            rank: "purity" (how much of the feature's activation is on this token), "lift" (how
-                much more often than elsewhere it fires), "mean" or "max" (how strong), "density"
-                (how rare in general).
+            top: how many, at least 1.
+            rank: one of `RANKS` (see `saekit.features.token_search`); by default how exclusively
+                and how reliably the feature is one of this token.
             max_density: leave out features that fire more often than this in general.
             min_share: leave out features active on a smaller share of the token's positions
                 (below 0.1 nothing is stored).
 
         Raises:
-            InputError: not a token, a layer that is not in the index, an unknown rank.
+            InputError: not a token, a layer that is not in the index, an unknown rank, or a limit
+                out of range.
         """
-        if rank not in RANKS:
-            raise InputError(f'There is no rank "{rank}"; choose from {", ".join(RANKS)}.')
-        wanted = None if layers is None else [self.slot(layer) for layer in layers]
-        hits: list[TokenHit] = []
-        for token_id in self.words.ids(token):
-            hits += self._token_hits(token_id, wanted, max_density, min_share)
-        if rank == "density":
-            hits.sort(key=lambda hit: (hit.density, -hit.lift))
-        else:
-            hits.sort(key=lambda hit: (getattr(hit, rank), hit.count, hit.mean), reverse=True)
-        return hits[:top]
-
-    def _token_hits(
-        self, token: int, slots: list[int] | None, max_density: float | None, min_share: float
-    ) -> list[TokenHit]:
-        start, end = self.read("tokens/start", slice(token, token + 2))
-        part = slice(int(start), int(end))
-        slot, feature, count, mean, largest = (
-            self.read(f"tokens/{name}", part)
-            for name in ("layer", "feature", "count", "mean", "max")
-        )
-        token_count = int(self.token_counts[token])
-        times = self.summary["count"][slot, feature]
-        density = times / self.n_tokens
-        maximum = self.summary["maximum"][slot, feature].astype(np.float64)
-        mean = mean * maximum
-        purity = np.minimum(1, count * mean / (times * self.summary["mean"][slot, feature]))
-        keep = count >= min_share * token_count
-        if slots is not None:
-            keep &= np.isin(slot, slots)
-        if max_density is not None:
-            keep &= density <= max_density
-        return [
-            TokenHit(
-                layer=self.layers[slot[i]],
-                feature=int(feature[i]),
-                token=self.vocabulary[token],
-                token_id=token,
-                count=int(count[i]),
-                token_count=token_count,
-                mean=float(mean[i]),
-                max=float(largest[i] * maximum[i]),
-                lift=float(count[i] / token_count / density[i]),
-                purity=float(purity[i]),
-                density=float(density[i]),
-            )
-            for i in np.flatnonzero(keep)
-        ]
+        return search(self, token, layers, top, rank, max_density, min_share)
 
     def feature(self, layer: int, feature: int, label: str | None = None) -> FeatureRecord:
         """Everything about one feature.
@@ -194,11 +143,18 @@ class FeatureIndex(IndexFile):
             label=label,
         )
 
-    def top_example(self, layer: int, feature: int) -> Example | None:
-        """The strongest example of a feature; None if it never was active."""
+    def top_example(self, layer: int, feature: int, token: int | None = None) -> Example | None:
+        """The strongest stored example of a feature, where possible one on the token `token`.
+
+        None if the feature never was active.
+        """
         at = self._place(layer, feature)
-        found = self._examples("examples", at, float(self.summary["maximum"][at]), limit=1)
-        return found[0] if found else None
+        maximum = float(self.summary["maximum"][at])
+        if token is None:
+            return next(iter(self._examples("examples", at, maximum, limit=1)), None)
+        stored = self._examples("examples", at, maximum) + self._examples("samples", at, maximum)
+        on_token = (example for example in stored if example.token_id == token)
+        return next(on_token, stored[0] if stored else None)
 
     def _place(self, layer: int, feature: int) -> tuple[int, int]:
         slot = self.slot(layer)

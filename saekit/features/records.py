@@ -19,6 +19,7 @@ class TokenHit:
         mean, max: of the activation on this token, over the positions where it is active.
         lift: P(active | token) / P(active).
         purity: share of the feature's total activation that falls on this token.
+        peak: max / the largest activation anywhere; 1: it fires nowhere more strongly.
         density: P(active), over all positions.
     """
 
@@ -32,6 +33,7 @@ class TokenHit:
     max: float
     lift: float
     purity: float
+    peak: float
     density: float
 
     @property
@@ -43,6 +45,11 @@ class TokenHit:
     def share(self) -> float:
         """P(active | token)."""
         return self.count / self.token_count
+
+    @property
+    def match(self) -> float:
+        """purity * share * peak, in [0, 1]: the default order of a search."""
+        return self.purity * self.share * self.peak
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,11 @@ class Example:
     value: float
     context: int
     place: int
+
+    @property
+    def token_id(self) -> int:
+        """The token the example is of."""
+        return self.token_ids[self.position]
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,17 @@ from rich.text import Text
 
 from saekit.features.reader import FeatureIndex
 from saekit.features.records import Example, FeatureRecord, TextFeatures, TokenHit
+from saekit.wording import number, percent
 
 BARS = " ▁▂▃▄▅▆▇█"
 _ABOUT_HITS = (
-    "purity: share of the feature's activation that is on this token; lift: how much more often "
-    "it fires there than anywhere; mean and max: where it fires on the token; density: how often "
-    "it fires at all"
+    "match = purity x fires x peak. purity: share of the feature's activation that is on this "
+    "token; fires: on how many of these tokens; peak: largest activation on them / anywhere; "
+    "density: on how many of all tokens. The example is the strongest stored one on the token, "
+    "else the strongest. More columns: --json."
 )
-_SNIPPET = 6  # tokens on either side of the firing one
+_SNIPPET = (2, 8)  # tokens before and after the firing one
+_ALWAYS_SHOWN = ("match", "purity", "density")
 
 
 def quoted(token: str) -> str:
@@ -28,21 +31,16 @@ def quoted(token: str) -> str:
     return '"' + token.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t") + '"'
 
 
-def number(value: float) -> str:
-    """Three significant digits, without an exponent where that is readable."""
-    return f"{value:.3g}" if abs(value) < 1e5 else f"{value:.2e}"
-
-
-def marked(example: Example, around: int | None = None) -> Text:
+def marked(example: Example, around: tuple[int, int] | None = None) -> Text:
     """An example as text: the firing token in brackets, others coloured by activation.
 
     Args:
         example: from an index.
-        around: tokens to show on either side; None for all.
+        around: tokens to show before and after it; None for all.
     """
     strongest = max(example.activations) or 1.0
-    first = 0 if around is None else max(0, example.position - around)
-    last = len(example.tokens) if around is None else example.position + around + 1
+    before, after = around or (len(example.tokens), len(example.tokens))
+    first, last = max(0, example.position - before), example.position + after + 1
     text = Text()
     places = zip(example.tokens, example.activations, strict=True)
     for place, (token, activation) in list(enumerate(places))[first:last]:
@@ -66,26 +64,33 @@ def histogram_bars(record: FeatureRecord) -> str:
     return "".join(BARS[step] for step in steps)
 
 
-def hits_table(index: FeatureIndex, hits: Sequence[TokenHit]) -> Table | str:
-    """What `by_token` found, one feature per row, each with its strongest example."""
+def hits_table(index: FeatureIndex, hits: Sequence[TokenHit], rank: str = "match") -> Table | str:
+    """What `by_token` found, one feature per row, each with an example; fits into 80 columns.
+
+    The column that the rows are ordered by is always shown.
+    """
     if not hits:
         return "No feature fires on this token in the indexed text often enough to be listed."
-    table = Table(box=None, pad_edge=False, caption=_ABOUT_HITS, caption_justify="left")
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 1), expand=True, caption=_ABOUT_HITS,
+        caption_justify="left",
+    )  # fmt: skip
+    extra = [] if rank in _ALWAYS_SHOWN else [rank]
     table.add_column("feature", no_wrap=True)
     table.add_column("token", no_wrap=True)
-    for name in ("fires on", "purity", "lift", "mean", "max", "density"):
+    for name in ("match", "purity", "fires", "peak", *extra, "density"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("strongest example", no_wrap=True, overflow="crop")
+    table.add_column("example", no_wrap=True, overflow="ellipsis", ratio=1)
     for hit in hits:
-        example = index.top_example(hit.layer, hit.feature)
+        example = index.top_example(hit.layer, hit.feature, hit.token_id)
         table.add_row(
             hit.name,
             Text(quoted(hit.token)),
-            f"{hit.count} of {hit.token_count}",
-            f"{hit.purity:.0%}",
-            number(hit.lift),
-            number(hit.mean),
-            number(hit.max),
+            number(hit.match),
+            percent(hit.purity),
+            percent(hit.share),
+            percent(hit.peak),
+            *(number(getattr(hit, name)) for name in extra),
             f"{hit.density:.2%}",
             marked(example, _SNIPPET) if example else "",
         )
@@ -127,7 +132,7 @@ def record_table(record: FeatureRecord) -> Group:
     return Group(*lines)
 
 
-def live_table(found: TextFeatures, per_place: int = 4) -> Table:
+def live_table(found: TextFeatures) -> Table:
     """The features of a text: one row per position and layer, the strongest features first."""
     table = Table(box=None, pad_edge=False)
     for name in ("position", "token", "layer"):
@@ -135,7 +140,7 @@ def live_table(found: TextFeatures, per_place: int = 4) -> Table:
     table.add_column("features (activation)", overflow="fold")
     for position, token in enumerate(found.tokens, 1):
         for row, layer in enumerate(found.layers):
-            hits = found.at(position, layer)[:per_place]
+            hits = found.at(position, layer)
             table.add_row(
                 str(position) if row == 0 else "",
                 Text(quoted(token)) if row == 0 else "",
@@ -147,7 +152,12 @@ def live_table(found: TextFeatures, per_place: int = 4) -> Table:
 
 def hits_json(hits: Sequence[TokenHit]) -> dict[str, Any]:
     """`by_token` for programs."""
-    return {"hits": [{"name": hit.name, **asdict(hit), "share": hit.share} for hit in hits]}
+    return {
+        "hits": [
+            {"name": hit.name, **asdict(hit), "share": hit.share, "match": hit.match}
+            for hit in hits
+        ]
+    }
 
 
 def record_json(record: FeatureRecord) -> dict[str, Any]:
@@ -168,7 +178,7 @@ def live_json(found: TextFeatures) -> dict[str, Any]:
 
 def hits_csv(hits: Sequence[TokenHit]) -> str:
     """`by_token` as CSV, with a header line."""
-    names = ["name", *(field.name for field in fields(TokenHit)), "share"]
+    names = ["name", *(field.name for field in fields(TokenHit)), "share", "match"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)

@@ -70,7 +70,7 @@ def test_features_of_a_token(index, dense, layer):
     tokens, activations = dense[0], dense[1][layer]
     token = int(np.bincount(tokens).argmax())
     here = tokens == token
-    hits = index.by_token(token, layers=[layer], top=1000)
+    hits = index.by_token(token, layers=[layer], top=1000, rank="purity")
     active = activations > 0
     share = active[here].mean(0)
     with np.errstate(invalid="ignore"):

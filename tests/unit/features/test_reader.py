@@ -9,7 +9,7 @@ from saekit.features.reader import FeatureIndex
 
 def test_ranks_and_filters(index):
     token = int(index.token_counts.argmax())
-    for rank in ("purity", "lift", "mean", "max"):
+    for rank in ("match", "purity", "lift", "mean", "max"):
         values = [getattr(hit, rank) for hit in index.by_token(token, rank=rank)]
         assert values == sorted(values, reverse=True)
     densities = [hit.density for hit in index.by_token(token, rank="density")]
@@ -19,6 +19,37 @@ def test_ranks_and_filters(index):
     assert {hit.layer for hit in index.by_token(token, layers=[2], top=99)} == {2}
     assert len(index.by_token(token, top=3)) == 3
     assert all(hit.share >= 0.5 for hit in index.by_token(token, min_share=0.5))
+
+
+def test_match_is_one_for_the_feature_of_a_token_alone(index):
+    """Feature 0/5 was planted on " large"; its largest activation anywhere is there.
+
+    Mutation tried: `match` without the peak, and `peak` as the mean on the token.
+    """
+    best = index.by_token(" large", layers=[0])[0]
+    assert best.name == "0/5"
+    assert (best.share, best.peak) == (1, 1)
+    for hit in index.by_token(" large", top=99):
+        largest = index.maxima(hit.layer)[hit.feature]
+        assert hit.peak == pytest.approx(min(hit.max / largest, 1), rel=1e-3)
+        assert hit.match == pytest.approx(hit.purity * hit.share * hit.peak)
+        assert hit.match <= hit.purity
+
+
+def test_the_example_shown_for_a_token_is_on_the_token_where_one_is_stored(index):
+    """Mutation tried: `top_example` without looking for the token."""
+    elsewhere = 0
+    for token in range(0, 400):
+        for hit in index.by_token(token, top=99) if index.token_counts[token] else ():
+            record = index.feature(hit.layer, hit.feature)
+            stored = [e.token_id for e in record.examples + record.samples]
+            shown = index.top_example(hit.layer, hit.feature, token)
+            if token in stored:
+                assert shown is not None and shown.token_id == token
+                elsewhere += stored[0] != token
+            else:
+                assert shown == record.examples[0]
+    assert elsewhere > 0
 
 
 def test_the_record_of_a_feature(index, live_feature):
@@ -48,7 +79,9 @@ def test_a_feature_that_never_fires(index):
         (lambda index: index.feature(1, 0), r"Layer 1 is not in .*\[0, 2, 3\]"),
         (lambda index: index.densities(9), "Layer 9"),
         (lambda index: index.by_token("large", layers=[1]), "Layer 1"),
-        (lambda index: index.by_token("large", rank="best"), "purity, lift, mean, max, density"),
+        (lambda index: index.by_token("large", rank="best"), "match, purity, lift, mean, max, den"),
+        (lambda index: index.by_token("large", top=0), "0 features cannot be listed"),
+        (lambda index: index.by_token("large", max_density=-0.1), "density is -0.1; it must be"),
         (lambda index: index.by_token(" The opposite"), "is not one token of plain but several"),
         (lambda index: index.by_token("\u2603"), "No token of plain spells"),
         (lambda index: index.by_token(10**6), "does not exist"),

@@ -3,16 +3,18 @@ import io
 import json
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from saekit.features import table
+from saekit.features.reader import RANKS
 from saekit.features.records import Example, FeatureRecord
 
 PROMPT = 'The opposite of "large" is "'
 
 
-def shown(thing) -> str:
-    console = Console(width=200, file=io.StringIO())
+def shown(thing, width: int = 200) -> str:
+    console = Console(width=width, file=io.StringIO())
     console.print(thing)
     return console.file.getvalue()
 
@@ -20,7 +22,7 @@ def shown(thing) -> str:
 def test_the_firing_token_is_in_brackets():
     example = Example([" a", " [b]", "\n"], [1, 2, 3], [0.0, 3.0, 1.0], 1, 3.0, 0, 1)
     assert table.marked(example).plain == " a[ [b]]⏎"
-    assert table.marked(example, 0).plain == "[ [b]]"
+    assert table.marked(example, (0, 0)).plain == "[ [b]]"
 
 
 def test_bars_end_at_the_largest_activation():
@@ -35,7 +37,6 @@ def test_tables_show_what_was_asked(index, plain_model, dictionaries):
     assert "0/5" in text
     assert '" large"' in text
     assert "[ large]" in text
-    assert f"{hits[0].count} of {hits[0].token_count}" in text
     page = shown(table.record_table(index.feature(0, 5)))
     assert "feature 0/5" in page
     assert "[ large]" in page
@@ -47,6 +48,18 @@ def test_tables_show_what_was_asked(index, plain_model, dictionaries):
     assert "never active" in shown(table.record_table(index.feature(0, dead)))
 
 
+@pytest.mark.parametrize("rank", RANKS)
+def test_the_table_of_hits_is_whole_in_80_columns(index, rank):
+    """A pipe has 80 columns.  Mutation tried: the example without `ratio` leaves no name whole."""
+    hits = index.by_token(" large", rank=rank, top=5)
+    lines = shown(table.hits_table(index, hits, rank), width=80).splitlines()
+    assert rank in lines[0]
+    for hit, line in zip(hits, lines[1:], strict=False):
+        assert line.startswith(hit.name)
+        assert f"{hit.density:.2%}" in line
+        assert "[" in line
+
+
 def test_json_and_csv_say_the_same_as_the_objects(index, plain_model, dictionaries, live_feature):
     hits = index.by_token("large")
     document = json.loads(json.dumps(table.hits_json(hits), allow_nan=False))
@@ -55,6 +68,7 @@ def test_json_and_csv_say_the_same_as_the_objects(index, plain_model, dictionari
         assert entry["name"] == row["name"] == hit.name
         assert entry["token"] == row["token"] == hit.token
         assert entry["lift"] == float(row["lift"]) == hit.lift
+        assert entry["match"] == float(row["match"]) == hit.match
     record = index.feature(2, live_feature)
     document = json.loads(json.dumps(table.record_json(record), allow_nan=False))
     assert document["name"] == f"2/{live_feature}"
