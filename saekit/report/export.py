@@ -9,6 +9,7 @@ from typing import Any
 from saekit.errors import InputError
 from saekit.files import ensure_writable, write_bytes, write_text
 from saekit.report.claims import as_document
+from saekit.report.drawing import MONO, SANS
 from saekit.report.html import report_page
 from saekit.report.svg import circuit_svg
 
@@ -16,7 +17,7 @@ PNG_WIDTH = 2400
 _LOG = logging.getLogger(__name__)
 _PROBE = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 20 20">{}</svg>',
-    '<text x="1" y="15" font-size="14" font-family="sans-serif">A</text>',
+    '<text x="1" y="15" font-size="14" font-family="{}">A</text>',
 )
 
 
@@ -33,9 +34,13 @@ def _render(svg: str, width: int) -> bytes:
 
 @cache
 def fonts_found() -> bool:
-    """Whether this system has a font that the PNG converter can draw letters with."""
+    """Whether this system has a font that the PNG converter can draw the figure's letters with.
+
+    Asked for the families that the figure names: the converter knows no generic "sans-serif".
+    """
     page, letter = _PROBE
-    return _render(page.format(letter), 20) != _render(page.format(""), 20)
+    empty = _render(page.format(""), 20)
+    return all(_render(page.format(letter.format(family)), 20) != empty for family in (SANS, MONO))
 
 
 def png_problem() -> str | None:
@@ -46,8 +51,8 @@ def png_problem() -> str | None:
     except InputError as error:
         return str(error)
     return (
-        "No font was found on this system, so the PNG would have no text: install one "
-        "(for example the package fonts-dejavu-core), or use the SVG."
+        "No font of the figure (DejaVu, Liberation, Arial, Menlo ...) was found on this system, so "
+        "the PNG would have no text: install the package fonts-dejavu-core, or use the SVG."
     )
 
 

@@ -2,6 +2,7 @@ import io
 import json
 import logging
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -33,6 +34,15 @@ def test_json_is_what_the_circuit_itself_saves(tmp_path):
     assert (tmp_path / "own.json").read_text("utf-8") == export.circuit_json(circuit())
 
 
+DEJAVU = "fonts/truetype/dejavu/DejaVuSans.ttf"
+
+
+@pytest.mark.skipif(not Path("/usr/share", DEJAVU).exists(), reason="no DejaVu font here")
+def test_dejavu_alone_is_enough_for_a_picture():
+    """Mutation tried: asking for "sans-serif", which the converter maps to Arial alone."""
+    assert export.png_problem() is None
+
+
 @pytest.mark.skipif(export.png_problem() is not None, reason="no font on this system")
 def test_png_has_the_words_in_it():
     image = Image.open(io.BytesIO(export.circuit_png(circuit())))
@@ -48,7 +58,7 @@ def test_without_a_font_the_rest_is_written(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         written = export.write_report(circuit(), tmp_path)
     assert {path.name for path in written} == {"circuit.json", "circuit.svg", "report.html"}
-    assert "No font was found" in caplog.text
+    assert "No font of the figure" in caplog.text
     with pytest.raises(InputError, match="No font"):
         export.circuit_png(circuit())
 
