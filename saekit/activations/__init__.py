@@ -1,5 +1,7 @@
 """The residual stream of all layers: computed in one pass, read from a cache, shuffled."""
 
+from saekit.activations.cache import CachedActivations
+from saekit.activations.caching import write_cache
 from saekit.activations.residuals import (
     check_layers,
     embed,
@@ -8,11 +10,12 @@ from saekit.activations.residuals import (
     unembed,
 )
 from saekit.activations.rows import Text, TextRows, context_rows, documents_of, texts_of
-from saekit.activations.shuffling import ShuffleBuffer, ShuffledActivations
+from saekit.activations.shuffling import ShuffleBuffer, ShuffledActivations, tokens_to_read
 from saekit.activations.sources import ActivationSource, ModelActivations
 
 __all__ = [
     "ActivationSource",
+    "CachedActivations",
     "ModelActivations",
     "ShuffleBuffer",
     "ShuffledActivations",
@@ -25,5 +28,7 @@ __all__ = [
     "residuals",
     "run_blocks",
     "texts_of",
+    "tokens_to_read",
     "unembed",
+    "write_cache",
 ]

@@ -34,6 +34,24 @@ def group_sizes(round_tokens: int) -> Int[np.ndarray, " group"]:
     return np.diff(edges)
 
 
+def _sizes(batch_tokens: int, buffer_tokens: int) -> tuple[int, int]:
+    """Tokens served per round, and tokens held."""
+    batches = max(1, 2 * buffer_tokens // ((GROUPS + 1) * batch_tokens))
+    groups = group_sizes(batches * batch_tokens)
+    return batches * batch_tokens, int((groups * np.arange(1, GROUPS + 1)).sum())
+
+
+def tokens_to_read(tokens: int, batch_tokens: int, buffer_tokens: int) -> int:
+    """How many tokens a `ShuffleBuffer` has read when it has served `tokens`.
+
+    A source with fewer gives the same tokens in another order at the end: what is held is then
+    served without being mixed with what would follow.
+    """
+    round_tokens, capacity = _sizes(batch_tokens, buffer_tokens)
+    rounds = max(1, -(-tokens // round_tokens))
+    return capacity + (rounds - 1) * round_tokens
+
+
 class ShuffleBuffer:
     """Batches of shuffled tokens from a source.
 
@@ -66,11 +84,9 @@ class ShuffleBuffer:
         """
         self.source, self.layers = source, list(source.layers)
         self.batch_tokens, self.seed = batch_tokens, seed
-        batches = max(1, 2 * buffer_tokens // ((GROUPS + 1) * batch_tokens))
-        self.round_tokens = batches * batch_tokens
-        self._sizes = group_sizes(self.round_tokens)
-        self._waiting = self._sizes[::-1].cumsum()[::-1]  # of the first fill, in each round
-        self.capacity = int(self._waiting.sum())
+        self.round_tokens, self.capacity = _sizes(batch_tokens, buffer_tokens)
+        self._groups = group_sizes(self.round_tokens)
+        self._first_groups = self._groups[::-1].cumsum()[::-1]  # what the first rounds need
         size = (len(self.layers), self.capacity, source.d_model)
         self.buffer = torch.empty(size, dtype=dtype, device=source.device)
         self.numbers = np.full(self.capacity, -1)
@@ -87,7 +103,7 @@ class ShuffleBuffer:
 
     def _schedule(self, refill: int) -> Int[np.ndarray, " token"]:
         """The round that serves each token of a refill."""
-        sizes = self._sizes if refill else self._waiting
+        sizes = self._groups if refill else self._first_groups
         return self._random(refill, _SCHEDULE).permutation(
             np.repeat(np.arange(refill, refill + GROUPS), sizes)
         )

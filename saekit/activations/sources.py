@@ -41,7 +41,10 @@ class ActivationSource(Protocol):
         ...
 
     def next_pass(self) -> Float[Tensor, "layer token d_model"] | None:
-        """The next tokens without BOS, as many as suits the source; None after the last."""
+        """The next tokens without BOS, as many as suits the source; None after the last.
+
+        What was handed out before may be overwritten.
+        """
         ...
 
     def position(self) -> list[int]:

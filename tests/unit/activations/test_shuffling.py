@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saekit.activations import ShuffleBuffer
+from saekit.activations import ShuffleBuffer, tokens_to_read
 from saekit.activations.shuffling import GROUPS, group_sizes
 from saekit.errors import TrainingError
 
@@ -154,6 +154,14 @@ def test_tokens_mix_over_refills():
         assert counts.sum() == 400
         assert np.abs(counts - 100).max() < 40  # hypergeometric: 4.6 standard deviations
         assert np.corrcoef(np.arange(400), numbers)[0, 1] < 0.2  # not in the order of the text
+
+
+@settings(deadline=None)
+@given(sizes, st.integers(1, 30))
+def test_how_many_tokens_are_read(size, batches):
+    source = Counting((1,))
+    serve(ShuffleBuffer(source, *size), batches)
+    assert source.token == tokens_to_read(batches * size[0], *size)
 
 
 def test_another_seed_is_another_order():
