@@ -5,6 +5,7 @@ read again.  Only `live_circuit` loads torch, and only when it is called.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from saekit.bundled import DEFAULT_DICTIONARIES, bundled
+from saekit.bundled import DEFAULT_DICTIONARIES, SEED_PROMPT, bundled
 from saekit.coordinates import feature_name
 from saekit.errors import FormatError, SaekitError
 from saekit.features.reader import FeatureIndex
 from saekit.files import read_json
 from saekit.report.formatting import plain
+from saekit.routes.circuit import SCHEMA_VERSION
 from saekit.sae.manifest import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
@@ -25,8 +27,12 @@ if TYPE_CHECKING:
 
 FOLDER_VARIABLE = "SAEKIT_DICTIONARIES"  # set by `saekit view DIR`
 INDEX, CONCEPTS, CIRCUITS = "index.h5", "concepts.json", "circuits"
-CIRCUIT_VERSION = 1
-SEED_PROMPT = 'The opposite of "large" is "'
+_MARKDOWN = re.compile(r"([\\`*\[\]$~<])")
+
+
+def literal(text: str) -> str:
+    """A text for Streamlit's Markdown that is shown as it is written, whatever tokens are in it."""
+    return _MARKDOWN.sub(r"\\\1", text)
 
 
 @contextmanager
@@ -35,7 +41,7 @@ def sentences() -> Iterator[None]:
     try:
         yield
     except SaekitError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(literal(str(error)), icon=":material/error:")
         st.stop()
 
 
@@ -141,17 +147,24 @@ def concept_names(layer: int, feature: int) -> list[str]:
 
 @st.cache_data(show_spinner=False, max_entries=256)
 def _stored(path: str, stamp: int) -> dict[str, Any]:
-    return read_json(path, CIRCUIT_VERSION)
+    return read_json(path, SCHEMA_VERSION)
 
 
 def stored_circuits() -> list[dict[str, Any]]:
-    """The circuits stored with the chosen set; one that cannot be read is reported and left out."""
+    """The circuits stored with the chosen set; one that cannot be read, or that belongs to other
+    weights of the model, is reported and left out."""
     documents = []
+    fingerprint = read_manifest(folder())["fingerprint"]
     for path in sorted((folder() / CIRCUITS).glob("*.json")):
         try:
-            documents.append(_stored(str(path), _stamp(path)))
+            document = _stored(str(path), _stamp(path))
         except FormatError as error:
-            st.warning(str(error))
+            st.warning(literal(str(error)))
+            continue
+        if document["fingerprint"] == fingerprint:
+            documents.append(document)
+        else:
+            st.warning(literal(f"{path} was traced on other weights of the model and is left out."))
     # the example that the project is about comes first
     return sorted(documents, key=lambda document: document["prompt"] != SEED_PROMPT)
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 import saekit
-from saekit.bundled import DEFAULT_DICTIONARIES, bundled
+from saekit.bundled import DEFAULT_DICTIONARIES, SEED_PROMPT, bundled
 from saekit.concepts.catalogue import Catalogue
-from saekit.model.behaviours import SEED_PROMPT
 from saekit.text.relational import relation_words
 
 QUANTILES = (0.05, 0.5, 0.95)
@@ -69,6 +68,7 @@ def main() -> None:
     beats = [row["beats_random"] is not None and row["beats_random"] >= 0.95 for row in rows]
     summary = {
         "prompts": len(rows),
+        "without_causal_share": sum(row["share_causal"] is None for row in rows),
         "largest_completeness_error": max(row["completeness_error"] for row in rows),
         "beats_95_percent_of_random_sets": float(np.mean(beats)),
         "quantiles": QUANTILES,

@@ -1,4 +1,4 @@
-"""Where the files that come with saekit are: beside the package, or inside it in a wheel."""
+"""What comes with saekit: its example, and its files beside the package or inside it in a wheel."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from saekit.errors import InputError
 
 _PACKAGE = Path(__file__).parent
 DEFAULT_DICTIONARIES = "dictionaries/gpt2-mini"
+SEED_PROMPT = 'The opposite of "large" is "'  # the example everything is shown on
 
 
 def bundled(relative: str) -> Path:

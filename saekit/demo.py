@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from saekit.bundled import SEED_PROMPT
 from saekit.concepts.catalogue import catalogue_table
 from saekit.concepts.finding import find_concepts
 from saekit.features.build import build_index
@@ -23,7 +24,6 @@ from saekit.sae.table import evaluation_table
 from saekit.sae.training import train
 from saekit.text.sources import open_text
 
-SEED_PROMPT = 'The opposite of "large" is "'
 DEMO_TOKENS = 400_000  # about two minutes on two cores
 DEMO_FEATURES = 2048
 NEXT = """Try next:

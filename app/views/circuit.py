@@ -6,7 +6,8 @@ import streamlit as st
 
 from app import state
 from app.circuit_view import show_svg
-from saekit.coordinates import parse_head
+from saekit.coordinates import head_name, parse_head
+from saekit.errors import SaekitError
 from saekit.report.claims import as_document, name_of_head
 from saekit.report.export import circuit_json, circuit_png, png_problem
 from saekit.report.formatting import plain
@@ -34,17 +35,24 @@ def _forget_choices() -> None:
 
 
 def _pick(pick: dict[str, Any]) -> None:
-    """A click in the figure: token = query, with shift = key; head and concept = details."""
+    """A click in the figure: token = query, with shift = key; head and concept = details.
+
+    What cannot be asked (a key that is not before the query) is said and changes nothing.
+    """
     kind = pick["kind"]
-    if kind == "token":
-        position = int(pick["position"])
-        if pick.get("shift"):
-            st.session_state["key"] = position
+    if kind == "token" and pick.get("shift"):
+        if int(pick["position"]) < st.session_state["shown_query"]:
+            st.session_state["key"] = int(pick["position"])
         else:
-            st.session_state["query"] = position
-            key = st.session_state.get("key")
-            if key is not None and key > position:
-                st.session_state["key"] = None
+            st.toast("The key must be before the query: attention reads earlier positions.")
+    elif kind == "token":
+        position = int(pick["position"])
+        if position == 1:
+            st.toast("Nothing can arrive at position 1: choose a later query.")
+            return
+        st.session_state["query"] = position
+        if (st.session_state.get("key") or 0) >= position:
+            st.session_state["key"] = None
     elif kind in ("head", "concept"):
         st.session_state[kind] = pick[kind]
 
@@ -53,7 +61,7 @@ def _same(document: dict[str, Any], target: str | None, query: int | None, key: 
     own = document["target"]
     return (
         target in (None, own.get("concept"), own.get("feature"))
-        and query in (None, document["query"])
+        and (query or len(document["tokens"])) == document["query"]
         and key in (None, document["key"])
     )
 
@@ -123,9 +131,9 @@ def _downloads(document: dict[str, Any]) -> None:
 def _selected(document: dict[str, Any]) -> None:
     """Details of the clicked head and concept, under the figure."""
     names = [name_of_head(head) for head in document["heads"]]
-    clicked = st.session_state.get("head")
-    if clicked and clicked not in names:
-        names.append(clicked)
+    maps = document.get("patterns") or []
+    every = (head_name(layer, head) for layer, row in enumerate(maps) for head in range(len(row)))
+    names = list(dict.fromkeys((*names, *every)))  # so that any head in the address is kept
     concepts = list(dict.fromkeys(concept["name"] for concept in document["concepts"]))
     left, right = st.columns(2)
     with left:
@@ -161,16 +169,17 @@ def _selected(document: dict[str, Any]) -> None:
 
 
 def _show(document: dict[str, Any]) -> None:
+    st.session_state["shown_query"] = document["query"]
     show_svg(circuit_svg(document, "auto"), "figure", _pick)
     _downloads(document)
-    st.caption(" ".join(map(plain, document["notes"])))
+    st.caption("\n".join(f"- {state.literal(plain(note))}" for note in document["notes"]))
     drawn = tables(document)
     selected, *rest = st.tabs(["Selected", *(title for title, *_ in drawn)])
     with selected:
         _selected(document)
     for tab, (_, remark, columns, rows) in zip(rest, drawn, strict=True):
         with tab:
-            st.caption(remark)
+            st.caption(state.literal(remark))
             st.dataframe(
                 [dict(zip(columns, row, strict=True)) for row in rows],
                 hide_index=True,
@@ -182,4 +191,10 @@ with state.sentences():
     state.header("Circuit")
     stored = state.stored_circuits()
     question = _controls(stored)
-    _show(as_document(_circuit(stored, question)))
+    try:
+        answer = _circuit(stored, question)
+    except SaekitError:
+        if any(st.session_state.get(name) is not None for name in ("target", "query", "key")):
+            st.button("Choose target, query and key automatically", on_click=_forget_choices)
+        raise
+    _show(as_document(answer))

@@ -63,7 +63,7 @@ def _relatives(record: FeatureRecord) -> None:
     for name in mine:
         concept = known.concept(name)
         others = [other for other in concept.feature_names() if other != record.name]
-        st.markdown(f"**{plain(name)}**: {span_text(concept.span)}")
+        st.markdown(f"**{state.literal(plain(name))}**: {span_text(concept.span)}")
         with st.container(horizontal=True):
             for other in others:
                 query = state.link(feature=other)
@@ -73,7 +73,7 @@ def _relatives(record: FeatureRecord) -> None:
 def _show(record: FeatureRecord) -> None:
     names = state.concept_names(record.layer, record.feature)
     if record.label or names:
-        st.markdown(f"**{plain(record.label or ', '.join(names))}**")
+        st.markdown(f"**{state.literal(plain(record.label or ', '.join(names)))}**")
     columns = st.columns(4)
     columns[0].metric(
         "Density", f"{number(100 * record.density)}%", help="Share of tokens it is active on."

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saekit.bundled import SEED_PROMPT
 from saekit.model.loading import LanguageModel
 from saekit.text import relational
 from saekit.text.packing import pack
 
-SEED_PROMPT = 'The opposite of "large" is "'
 N_SAMPLED = 400  # prompts of the sampled behaviours: a share of 0.95 is known to about 0.01
 
 

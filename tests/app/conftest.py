@@ -40,12 +40,13 @@ def viewed_set(tiny_model, tiny_model_folder, tmp_path_factory) -> Path:
     }  # fmt: skip
     dictionaries = DictionarySet(parts, manifest, folder)
     dictionaries.save(folder)
-    text = ['The opposite of "large" is "small".'] * 60
-    build_index(tiny_model, dictionaries, text, folder / "index.h5", tokens=400, context=32)
+    sentences = ['The opposite of "large" is "small".'] * 60
+    build_index(tiny_model, dictionaries, sentences, folder / "index.h5", tokens=400, context=32)
     (folder / "circuits").mkdir()
     for name, document in (
         ("seed", circuit()),
         ("other", circuit(["The", " opposite", " of", ' "', "small", '"', " is", ' "'])),
     ):
-        (folder / "circuits" / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+        text = json.dumps({**document, "fingerprint": tiny_model.fingerprint})
+        (folder / "circuits" / f"{name}.json").write_text(text, encoding="utf-8")
     return folder

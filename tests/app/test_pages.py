@@ -77,7 +77,12 @@ def test_another_example_and_a_live_prompt():
 
 
 def test_the_address_restores_the_choice():
-    app = opened(query="8", key="5", heads="5")
+    """Also a head that is not among the circuit's own.
+
+    Mutation tried: only the circuit's heads as options (the address then lost a clicked head).
+    """
+    app = opened(query="8", key="5", heads="5", head="L0-H3")
+    assert app.selectbox(key="head").value == "L0-H3"
     assert app.number_input(key="query").value == 8
     assert app.number_input(key="key").value == 5
     assert not app.exception and not app.error
@@ -97,6 +102,29 @@ def test_bad_questions_are_answered_in_a_sentence(query, said):
     app = opened(**query)
     assert not app.exception, app.exception
     assert len(app.error) == 1 and said in app.error[0].value
+
+
+def test_a_dead_end_has_a_way_back():
+    app = opened(key="8")
+    assert "Key position 8 is not before" in messages(app)
+    app.button[0].click().run()
+    assert not app.error and app.number_input(key="key").value is None
+
+
+def test_tokens_are_no_markdown():
+    assert state.literal("a [b](http://c) :red[x] *d* $e$") == (
+        r"a \[b\](http://c) :red\[x\] \*d\* \$e\$"
+    )
+
+
+def test_a_circuit_of_other_weights_is_not_shown(viewed_set, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(viewed_set, other)
+    stored = next((other / "circuits").glob("*.json"))
+    document = json.loads(stored.read_text())
+    stored.write_text(json.dumps({**document, "fingerprint": "f" * 64}))
+    monkeypatch.setenv(state.FOLDER_VARIABLE, str(other))
+    assert f"{stored} was traced on other weights" in messages(opened())
 
 
 def test_an_empty_prompt():
