@@ -19,17 +19,21 @@ _HOME = {
     "find_concepts": "saekit.concepts.finding",
     "trace": "saekit.routes.tracing",
     "Circuit": "saekit.routes.circuit",
+    "score_heads": "saekit.heads.scoring",
+    "HeadScores": "saekit.heads.scores",
 }
 __all__ = [
     "Circuit",
     "DictionarySet",
     "FeatureIndex",
+    "HeadScores",
     "LanguageModel",
     "TrainConfig",
     "__version__",
     "evaluate",
     "find_concepts",
     "load_model",
+    "score_heads",
     "trace",
     "train",
 ]
@@ -37,6 +41,8 @@ __all__ = [
 if TYPE_CHECKING:
     from saekit.concepts.finding import find_concepts as find_concepts
     from saekit.features.reader import FeatureIndex as FeatureIndex
+    from saekit.heads.scores import HeadScores as HeadScores
+    from saekit.heads.scoring import score_heads as score_heads
     from saekit.model.loading import LanguageModel as LanguageModel
     from saekit.model.loading import load_model as load_model
     from saekit.routes.circuit import Circuit as Circuit
