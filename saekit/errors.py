@@ -26,3 +26,15 @@ class MismatchError(SaekitError):
 
 class TrainingError(SaekitError):
     """A training run cannot go on; earlier checkpoints are intact."""
+
+
+class Stopped(SaekitError):
+    """A signal ended a run after saving what was done.
+
+    Attributes:
+        exit_code: of the command line: 128 + the signal's number.
+    """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -4,6 +4,7 @@ import argparse
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from saekit.cli.common import (
     Command,
@@ -16,6 +17,8 @@ from saekit.cli.common import (
     show,
     text_name,
 )
+from saekit.errors import InputError
+from saekit.sae.config import ARCHITECTURES
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -24,19 +27,53 @@ def _demo(args: argparse.Namespace) -> None:
     run_demo(Path(args.out), tokens=args.tokens, say=say)
 
 
+def _layer_settings(given: list[str], n_layers: int) -> dict[int, dict[str, Any]]:
+    """`10-12:d_sae=8192,k=16` -> {10: {"d_sae": 8192, "k": 16}, 11: ..., 12: ...}."""
+    from saekit.coordinates import parse_layers
+    from saekit.sae.config import LayerConfig
+
+    kinds = {f.name: type(getattr(LayerConfig(), f.name)) for f in fields(LayerConfig)}
+    settings: dict[int, dict[str, Any]] = {}
+    for text in given:
+        layers, _, assignments = text.partition(":")
+        chosen: dict[str, Any] = {}
+        for assignment in assignments.split(","):
+            name, _, value = assignment.partition("=")
+            if name not in kinds or kinds[name] is tuple:
+                known = ", ".join(n for n, kind in kinds.items() if kind is not tuple)
+                raise InputError(f'--at "{text}": "{name}" is not one of {known}.')
+            try:
+                chosen[name] = kinds[name](value)
+            except ValueError as error:
+                raise InputError(f'--at "{text}": {name} cannot be "{value}".') from error
+        for layer in parse_layers(layers, n_layers):
+            settings[layer] = {**settings.get(layer, {}), **chosen}
+    return settings
+
+
 def _train(args: argparse.Namespace) -> None:
     import torch
 
     from saekit.coordinates import parse_layers
     from saekit.model.loading import load_model
     from saekit.sae.config import TrainConfig
+    from saekit.sae.distributed import join, leave, local_device
+    from saekit.sae.metrics import tensorboard_sink, wandb_sink
     from saekit.sae.training import train
     from saekit.text.sources import open_text
 
-    model = load_model(args.model, device=args.device, prepend_bos=not args.no_bos)
+    model = load_model(args.model, device=local_device(args.device), prepend_bos=not args.no_bos)
     chosen = {f.name: getattr(args, f.name, None) for f in fields(TrainConfig)}
     chosen["layers"] = tuple(parse_layers(args.layers, model.n_layers)) if args.layers else None
+    chosen["per_layer"] = _layer_settings(args.at, model.n_layers) or None
+    chosen["bf16"] = False if args.float32 else None
     config = TrainConfig(**{name: value for name, value in chosen.items() if value is not None})
+    world = join(args.device)
+    sinks = []
+    if args.tensorboard and world.is_first:
+        sinks.append(tensorboard_sink(Path(args.tensorboard)))
+    if args.wandb and world.is_first:
+        sinks.append(wandb_sink(args.wandb, config.to_dict()))
     dictionaries = train(
         model,
         lambda: open_text(args.text, seed=config.seed),
@@ -45,8 +82,12 @@ def _train(args: argparse.Namespace) -> None:
         resume=args.resume,
         dtype=torch.float16 if args.half else torch.float32,
         text_name=text_name(args),
+        sinks=sinks,
+        world=world,
     )
-    show(args, dictionaries.manifest, f"{len(dictionaries)} dictionaries in {args.out}")
+    if world.is_first:
+        show(args, dictionaries.manifest, f"{len(dictionaries)} dictionaries in {args.out}")
+    leave(world)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -83,13 +124,26 @@ def add(command: Command) -> None:
     sub.add_argument("--out", required=True, help="dictionary set to write")
     add_text(sub, 1_000_000)
     sub.add_argument("--features", type=int, dest="d_sae", help="features per layer (d_sae)")
-    sub.add_argument("--k", type=int, help="active features per token")
-    sub.add_argument("--architecture", choices=["topk"], help="kind of dictionary")
+    sub.add_argument("--k", type=int, help="active features per token (TopK family)")
+    sub.add_argument("--architecture", choices=ARCHITECTURES, help="kind of dictionary")
+    sub.add_argument("--sparsity", type=float, help="penalty of jumprelu, gated and standard")
     sub.add_argument("--layers", help="such as 0,3-5 (default: all)")
+    sub.add_argument(
+        "--at",
+        action="append",
+        default=[],
+        metavar="LAYERS:NAME=VALUE,...",
+        help="other settings at some layers, such as 10-12:d_sae=8192,k=16; may be repeated",
+    )
     sub.add_argument("--lr", type=float, help="learning rate")
     sub.add_argument("--batch-tokens", type=int, help="tokens per step")
+    sub.add_argument("--buffer-tokens", type=int, help="tokens shuffled together")
+    sub.add_argument("--checkpoint-tokens", type=int, help="tokens between checkpoints")
     sub.add_argument("--context", type=int, help="tokens per row")
     sub.add_argument("--resume", action="store_true", help="continue the run in --out")
+    sub.add_argument("--tensorboard", metavar="DIR", help="also write TensorBoard events")
+    sub.add_argument("--wandb", metavar="PROJECT", help="also send to Weights & Biases")
+    sub.add_argument("--float32", action="store_true", help="no bfloat16 anywhere: slower, exact")
     sub.add_argument("--half", action="store_true", help="store weights in float16")
     sub.add_argument("--no-bos", action="store_true", help="do not put BOS in front")
     add_device(sub)

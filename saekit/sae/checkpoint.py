@@ -1,79 +1,152 @@
-"""Checkpoints of a dictionary training: one safetensors file, replaced atomically.
+"""Checkpoints of a dictionary training: what is on disk is always one whole state.
 
-It holds every layer's weights, Adam moments and counters, and the position in the data; the
-configuration and the model's fingerprint are in its metadata.
+    training/step-00000100-0.safetensors    the layers that process 0 trains: parameters, Adam
+    training/step-00000100-1.safetensors    moments and counters, named `layer/...`
+    training/checkpoint.json                which files belong together, the place in the data,
+                                            the configuration, the model's fingerprint
+
+The tensor files of a step are written under new names; then checkpoint.json is replaced
+atomically; then older files are removed.  A run killed at any moment leaves a checkpoint.json
+whose files are complete.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
+from torch import Tensor
 
-from saekit.activations import ShuffledActivations
 from saekit.errors import FormatError, MismatchError
+from saekit.files import read_json, write_json
 from saekit.sae.config import TrainConfig
 from saekit.sae.layer import LayerTraining
 from saekit.sae.storage import load_tensors, save_tensors
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.json"
+SCHEMA_VERSION = 1
+_TENSORS = "step-{step:08d}-{rank}.safetensors"
 
 
-def save_checkpoint(
-    folder: Path,
-    layers: Sequence[LayerTraining],
-    stream: ShuffledActivations,
-    step: int,
-    config: TrainConfig,
-    fingerprint: str,
-) -> None:
-    """Write `folder/checkpoint.safetensors`; the file before it stays until the new one is whole.
+@dataclass(frozen=True)
+class Place:
+    """How far a run got.
+
+    Attributes:
+        step: optimiser steps made.
+        position: of the shuffle buffer (`ShuffleBuffer.state`).
+    """
+
+    step: int
+    position: list[int]
+
+
+def save_layers(folder: Path, layers: Sequence[LayerTraining], step: int, rank: int = 0) -> None:
+    """Write the layers of one process.
 
     Raises:
         InputError: the disk is full.
     """
-    position = [step, stream.fill_number, stream.first_row, stream.batch]
-    tensors = {"position": torch.tensor(position)}
+    tensors: dict[str, Tensor] = {}
     for training in layers:
         tensors |= {f"{training.layer}/{k}": v for k, v in training.state().items()}
-    metadata = {"config": json.dumps(asdict(config)), "fingerprint": fingerprint}
-    save_tensors(folder / CHECKPOINT, tensors, metadata)
+    save_tensors(folder / _TENSORS.format(step=step, rank=rank), tensors)
 
 
-def load_checkpoint(
+def commit(
     folder: Path,
-    layers: Sequence[LayerTraining],
-    stream: ShuffledActivations,
+    place: Place,
+    owners: Mapping[int, int],
     config: TrainConfig,
     fingerprint: str,
-) -> int:
-    """Continue from the checkpoint in `folder`; returns the number of steps made.
+) -> None:
+    """Make the tensor files of a step the checkpoint, and remove older ones.
+
+    Args:
+        folder: where they are.
+        place: how far the run got.
+        owners: which process wrote each layer.
+        config: of the run.
+        fingerprint: of the model.
+
+    Raises:
+        InputError: the disk is full; the checkpoint before this one is still whole.
+    """
+    files = {
+        str(layer): _TENSORS.format(step=place.step, rank=rank) for layer, rank in owners.items()
+    }
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "step": place.step,
+        "position": place.position,
+        "files": files,
+        "fingerprint": fingerprint,
+        "config": config.to_dict(),
+    }
+    write_json(folder / CHECKPOINT, document)
+    _remove_others(folder, set(files.values()))
+
+
+def _remove_others(folder: Path, keep: set[str]) -> None:
+    """Remove tensor files that no checkpoint names, and what a killed writer left."""
+    for path in [*folder.glob("step-*.safetensors"), *folder.glob(".*.tmp")]:
+        if path.name not in keep:
+            with suppress(OSError):
+                path.unlink()
+
+
+def read_checkpoint(folder: Path, config: TrainConfig, fingerprint: str) -> dict[str, Any] | None:
+    """The newest whole checkpoint, checked against the run to be continued; None if there is none.
 
     Raises:
         FormatError: the file is broken.
         MismatchError: another model, or settings that would change the result.
     """
     path = folder / CHECKPOINT
-    tensors, metadata = load_tensors(path)
-    if metadata.get("fingerprint") != fingerprint:
+    if not path.exists():
+        return None
+    document = read_json(path, SCHEMA_VERSION)
+    if document.get("fingerprint") != fingerprint:
         raise MismatchError(
-            f"{path} was made with a model of fingerprint {metadata.get('fingerprint')}; "
+            f"{path} was made with a model of fingerprint {document.get('fingerprint')}; "
             f"this one has {fingerprint}."
         )
-    changed = config.differences(json.loads(metadata.get("config", "{}")))
+    changed = config.differences(document.get("config", {}))
     if changed:
         raise MismatchError(
             f"{path} was made with other settings ({'; '.join(changed)}); "
             "resume with the same ones, or start in another folder."
         )
+    return document
+
+
+def load_layers(folder: Path, document: dict[str, Any], layers: Sequence[LayerTraining]) -> Place:
+    """Put the layers into the state of a checkpoint, whoever wrote them.
+
+    Raises:
+        FormatError: a file is missing or broken.
+    """
+    opened: dict[str, dict[str, Tensor]] = {}
+    path = folder / CHECKPOINT
     try:
         for training in layers:
-            prefix = f"{training.layer}/"
-            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            training.load_state(own)
-        step, fill_number, first_row, batch = tensors["position"].tolist()
-    except KeyError as error:
-        raise FormatError(f"{path} lacks the tensor {error}; delete it to start again.") from error
-    stream.skip_to(fill_number, first_row, batch)
-    return step
+            name = document["files"][str(training.layer)]
+            if name not in opened:
+                opened = {name: load_tensors(folder / name)[0]}  # one file at a time in memory
+            prefix, path = f"{training.layer}/", folder / name
+            tensors = opened[name]
+            training.load_state(
+                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            )
+        return Place(int(document["step"]), [int(n) for n in document["position"]])
+    except (KeyError, RuntimeError) as error:
+        raise FormatError(f"{path} lacks {error}; delete {folder} to start again.") from error
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """After the set is saved: remove the checkpoint, then the folder if nothing else is in it."""
+    with suppress(OSError):
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        _remove_others(folder, set())
+        folder.rmdir()

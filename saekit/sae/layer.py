@@ -1,4 +1,4 @@
-"""The dictionary of one layer while it is trained: weights, Adam, dead-feature counters, scale."""
+"""The dictionary of one layer while it is trained: parameters, Adam, dead features, input scale."""
 
 from typing import Any
 
@@ -7,13 +7,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from saekit.sae.architectures import ARCHITECTURES, TopK
 from saekit.sae.config import TrainConfig
 from saekit.sae.dictionary import Dictionary
-from saekit.sae.step import StepResult, Weights, sparse_step
+from saekit.sae.kernels import Reference, kernels_for
+from saekit.sae.step import Scratch, StepResult, dense_step, sparse_step
 
 # rows of norm 1 overshoot: the k largest of many random features overlap; tried 1, 1/2, 1/4
 _ENCODER_SCALE = 0.5
-_STATE = ("scale", "variance", "since_fired", "fired", "counted")
+_THRESHOLD_RATE = 0.01  # of the running mean that becomes BatchTopK's threshold, as in SAELens
+_RESAMPLED_ENCODER = 0.2  # of the mean norm of living encoder rows (Bricken et al. 2023)
+_STATE = (
+    "scale", "variance", "since_fired", "fired", "counted", "batch_threshold", "adam_steps",
+)  # fmt: skip
 
 
 class LayerTraining:
@@ -23,84 +29,162 @@ class LayerTraining:
     learning rate then fits layers of very different norms.  Decoder rows are kept at norm 1.
 
     Attributes:
+        parameters: by name, matrices with one row per feature (see architectures.py).
         scale: factor from model units to training units (scalar tensor).
         variance: total variance of the scaled activations (d_in, or 0 if they are constant).
         since_fired: tokens since each feature was last active.
         fired, counted: activations per feature and tokens, during the decay of the learning rate.
+        batch_threshold: running mean of each batch's smallest activation (BatchTopK); 0 at first.
     """
 
-    def __init__(self, layer: int, d_in: int, config: TrainConfig, device: torch.device):
-        self.layer, self.config = layer, config
-        d_sae = config.d_sae
+    def __init__(
+        self,
+        layer: int,
+        d_in: int,
+        config: TrainConfig,
+        device: torch.device,
+        scratch: Scratch | None = None,
+        kernels: Reference | None = None,
+    ):
+        """
+        Args:
+            layer: residual layer.
+            d_in: width of the stream.
+            config: of the run; `config.at(layer)` decides about this layer.
+            device: where to train.
+            scratch: memory shared with other layers that take steps in turn.
+            kernels: how sums are computed; by default the fastest for the device.
+        """
+        self.layer, self.run, self.config = layer, config, config.at(layer)
+        self.kind = ARCHITECTURES[self.config.architecture](self.config)
+        self.kernels, self.scratch = kernels or kernels_for(device), scratch or Scratch(device)
+        d_sae = self.config.d_sae
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + layer)
         directions = F.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1).to(device)
-        self.weights = Weights(
-            W_enc=directions * _ENCODER_SCALE,  # tied at the start
-            b_enc=torch.zeros(d_sae, device=device),
-            W_dec=directions,
-            b_dec=torch.zeros(d_in, device=device),
-        )
+        self.parameters = self.kind.start(directions * _ENCODER_SCALE, directions)  # tied
+        self.means = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.squares = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         self.scale = torch.ones((), device=device)
         self.variance = torch.ones((), device=device)
         self.since_fired = torch.zeros(d_sae, dtype=torch.long, device=device)
         self.fired = torch.zeros(d_sae, dtype=torch.long, device=device)
         self.counted = torch.zeros((), dtype=torch.long, device=device)
-        self.adam = torch.optim.Adam(self.weights.tensors(), lr=config.lr, fused=True)
-        self.shadow = self.weights.W_enc.bfloat16() if config.bf16 else None
+        self.batch_threshold = torch.zeros((), device=device)
+        self.adam_steps = torch.zeros((), dtype=torch.long)
+        narrow = config.bf16 and self.kind.sparse
+        self.shadow = self.parameters["W_enc"].bfloat16() if narrow else None
 
     def fit_input(self, x: Float[Tensor, "token d_in"]) -> None:
         """Set scale and b_dec from a sample of activations in model units."""
+        x = x.float()
         mean = x.mean(0)
         variance = (x - mean).square().sum(1).mean()
         if variance > 0:
             self.scale = (x.shape[1] / variance).sqrt()
         self.variance = variance * self.scale**2
-        self.weights.b_dec.copy_(mean * self.scale)
+        centre = geometric_median(x) if self.run.b_dec_init == "geometric_median" else mean
+        self.parameters["b_dec"].copy_(centre * self.scale)
+
+    @property
+    def dead(self) -> Tensor:
+        """Indices of features that were not active for `dead_tokens` tokens."""
+        return (self.since_fired >= self.run.dead_tokens).nonzero().squeeze(1)
 
     @torch.no_grad()
     def step(
-        self, x: Float[Tensor, "token d_in"], lr: float, count: bool, pre: Tensor | None = None
+        self,
+        x: Float[Tensor, "token d_in"],
+        factor: float = 1.0,
+        sparsity_factor: float = 1.0,
+        count: bool = False,
     ) -> StepResult:
         """Update on one batch of activations in model units.
 
         Args:
             x: activations; scaled in place.
-            lr: learning rate.
+            factor: of the layer's learning rate.
+            sparsity_factor: of its sparsity penalty.
             count: whether to count firings for the stored sparsity.
-            pre: memory for the encoder product.
         """
-        config, weights = self.config, self.weights
         x *= self.scale
-        dead = (self.since_fired >= config.dead_tokens).nonzero().squeeze(1)
-        result = sparse_step(
-            x, weights, config.k, dead, config.aux_k, config.aux_coefficient, pre, self.shadow
-        )
-        gradient = result.gradients.W_dec  # without the part that normalisation would undo
-        gradient.addcmul_((gradient * weights.W_dec).sum(1, keepdim=True), weights.W_dec, value=-1)
-        for parameter, slope in zip(weights.tensors(), result.gradients.tensors(), strict=True):
-            parameter.grad = slope
-        self.adam.param_groups[0]["lr"] = lr
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
-        norms = torch.linalg.vector_norm(weights.W_dec, dim=1, keepdim=True)
-        weights.W_dec /= norms.clamp_min(torch.finfo(norms.dtype).tiny)
-        if self.shadow is not None:
-            self.shadow.copy_(weights.W_enc)
-
-        active = torch.bincount(
-            result.features.flatten(), (result.values > 0).flatten(), minlength=config.d_sae
-        )
+        if isinstance(self.kind, TopK):
+            gradients, result = sparse_step(
+                x, self.parameters, self.kind, self.dead, self.kernels, self.scratch, self.shadow
+            )
+            smallest = result.smallest
+            first = self.batch_threshold == 0
+            moved = self.batch_threshold.lerp(smallest, _THRESHOLD_RATE)
+            known = torch.isfinite(smallest)
+            self.batch_threshold = torch.where(
+                known, torch.where(first, smallest, moved), self.batch_threshold
+            )
+        else:
+            sparsity = self.config.sparsity * sparsity_factor
+            with torch.enable_grad():
+                gradients, result = dense_step(x, self.parameters, self.kind, self.dead, sparsity)
+        self._adam(gradients, self.config.lr * factor)
         self.since_fired += len(x)
-        self.since_fired[active > 0] = 0
+        self.since_fired.masked_fill_(result.fired > 0, 0)
         if count:
-            self.fired += active.long()
+            self.fired += result.fired
             self.counted += len(x)
         return result
+
+    def _adam(self, gradients: dict[str, Tensor], lr: float) -> None:
+        self.adam_steps += 1
+        for name, parameter in self.parameters.items():
+            rows = (parameter, gradients[name], self.means[name], self.squares[name])
+            if parameter.dim() == 1:
+                rows = tuple(tensor[None] for tensor in rows)
+            self.kernels.adam_rows(
+                *rows,
+                lr=lr,
+                step=int(self.adam_steps),
+                unit=name == "W_dec",
+                shadow=self.shadow if name == "W_enc" else None,
+            )
+
+    @torch.no_grad()
+    def resample(self, x: Float[Tensor, "token d_in"], seed: int) -> int:
+        """Point dead features at what is reconstructed worst; returns how many.
+
+        A token is drawn with probability proportional to its squared error squared, and the
+        feature's rows become its direction, with little weight in the encoder and Adam forgotten
+        (Bricken et al. 2023, "Towards Monosemanticity", appendix on resampling).
+
+        Args:
+            x: activations in model units.
+            seed: of the drawing.
+        """
+        dead = self.dead
+        if self.kind.dead_rule != "resample" or not len(dead):
+            return 0
+        p = self.parameters
+        x = x.float() * self.scale
+        loss = self.kind.loss(x, p, dead[:0], 0.0)
+        error = (x - loss.values @ p["W_dec"] - p["b_dec"]).square().sum(1)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + self.layer)
+        chances = error.double().square().cpu().clamp_min(1e-300)
+        drawn = torch.multinomial(chances, len(dead), replacement=True, generator=generator)
+        rows = F.normalize((x - p["b_dec"])[drawn.to(x.device)], dim=1)
+        alive = torch.ones(len(p["W_enc"]), dtype=torch.bool, device=x.device)
+        alive[dead] = False
+        norm = p["W_enc"][alive].norm(dim=1).mean() if alive.any() else torch.ones(())
+        p["W_dec"][dead] = rows
+        p["W_enc"][dead] = rows * norm * _RESAMPLED_ENCODER
+        for name, value in p.items():
+            if name not in ("W_dec", "W_enc", "b_dec"):
+                value[dead] = 0
+            if name != "b_dec":
+                self.means[name][dead] = 0
+                self.squares[name][dead] = 0
+        self.since_fired[dead] = 0
+        return len(dead)
 
     @property
     def dead_share(self) -> Tensor:
         """Share of features not active for `dead_tokens` tokens."""
-        return (self.since_fired >= self.config.dead_tokens).float().mean()
+        return (self.since_fired >= self.run.dead_tokens).float().mean()
 
     @property
     def never_active_share(self) -> Tensor:
@@ -108,45 +192,45 @@ class LayerTraining:
         return (self.fired == 0).float().mean()
 
     def dictionary(self, metadata: dict[str, Any]) -> Dictionary:
-        """The trained dictionary in model units.
-
-        Dividing both biases by the scale is all that folding takes: the selection does not change
-        when all preactivations shrink alike, decoder rows stay at norm 1, and an activation is the
-        length of what the feature adds to the stream.
-        """
-        weights = self.weights
+        """The trained dictionary in model units; an activation is the length of what it adds."""
+        parameters = self.parameters
+        if self.kind.stored_as != self.kind.name:
+            parameters = {**parameters, "threshold": self.batch_threshold}
+            metadata = {**metadata, "training_architecture": self.kind.name, "k": self.config.k}
+        fields = self.kind.inference(parameters, self.scale)
+        fields.setdefault("b_enc", None)
         rate = self.fired / self.counted.clamp_min(1)
         return Dictionary(
             layer=self.layer,
-            architecture="topk",
-            k=self.config.k,
-            W_enc=weights.W_enc.T.contiguous(),
-            b_enc=weights.b_enc / self.scale,
-            W_dec=weights.W_dec.clone(),
-            b_dec=weights.b_dec / self.scale,
+            k=self.config.k if self.kind.stored_as == "topk" else None,
             log_sparsity=(rate.float() + 1e-10).log10(),
             metadata=metadata,
+            **fields,
         )
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to continue, by name."""
-        tensors = {f"weights.{name}": value for name, value in vars(self.weights).items()}
-        tensors |= {name: getattr(self, name) for name in _STATE}
-        for index, values in self.adam.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{name}": value for name, value in values.items()}
-        return tensors
+        groups = {"parameters": self.parameters, "mean": self.means, "square": self.squares}
+        tensors = {f"{g}.{n}": value for g, group in groups.items() for n, value in group.items()}
+        return tensors | {name: getattr(self, name) for name in _STATE}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Continue from `state()`."""
-        for name, value in vars(self.weights).items():
-            value.copy_(tensors[f"weights.{name}"])
-        for name in _STATE:
-            setattr(self, name, tensors[name].to(value.device))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("adam."):
-                _, index, key = name.split(".")
-                moments.setdefault(int(index), {})[key] = value
-        self.adam.load_state_dict({**self.adam.state_dict(), "state": moments})
+        for name, value in self.state().items():
+            if name in _STATE:
+                setattr(self, name, tensors[name].to(value.device))
+            else:
+                value.copy_(tensors[name])
         if self.shadow is not None:
-            self.shadow.copy_(self.weights.W_enc)
+            self.shadow.copy_(self.parameters["W_enc"])
+
+
+def geometric_median(
+    x: Float[Tensor, "token d_in"], iterations: int = 50
+) -> Float[Tensor, " d_in"]:
+    """The point with the least sum of distances (Weiszfeld 1937), robust against outliers."""
+    centre = x.mean(0)
+    for _ in range(iterations):
+        weights = 1 / (x - centre).norm(dim=1).clamp_min(1e-6)
+        centre = (weights[:, None] * x).sum(0) / weights.sum()
+    return centre

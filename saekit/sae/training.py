@@ -1,76 +1,58 @@
 """Train the dictionaries of all layers at once, from one stream of shuffled activations.
 
 One model pass feeds every layer.  Out come a dictionary set (SAELens folders and a manifest),
-`metrics.jsonl`, and while it runs `training/checkpoint.safetensors`.
+`metrics.jsonl`, and while it runs `training/checkpoint.json` with its tensors (checkpoint.py).
 """
 
-import json
 import logging
 import tempfile
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, cast
 
 import torch
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from saekit.activations import ShuffledActivations, Text, check_layers
+from saekit.activations import (
+    ActivationSource,
+    ModelActivations,
+    ShuffleBuffer,
+    Text,
+    check_layers,
+)
 from saekit.coordinates import hook_name
-from saekit.errors import InputError, MismatchError, TrainingError
-from saekit.files import ensure_writable, write_text
+from saekit.errors import InputError, MismatchError, SaekitError
+from saekit.files import ensure_writable
 from saekit.model.loading import LanguageModel, LoadableModel, load_model
-from saekit.sae.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from saekit.sae import checkpoint, metrics
 from saekit.sae.config import TrainConfig
+from saekit.sae.distributed import SharedActivations, World
 from saekit.sae.layer import LayerTraining
-from saekit.sae.manifest import MANIFEST
-from saekit.sae.storage import SAE_LENS_VERSION, DictionarySet
+from saekit.sae.manifest import MANIFEST, write_manifest
+from saekit.sae.progress import Progress
+from saekit.sae.step import Scratch
+from saekit.sae.stopping import StopSignal
+from saekit.sae.storage import (
+    SAE_LENS_VERSION,
+    DictionarySet,
+    save_dictionary,
+)
 
 logger = logging.getLogger(__name__)
-METRICS = "metrics.jsonl"
 WORK = "training"
 _LOG_STEPS = 10
-
-
-class _Figures:
-    """FVU, L0 and auxiliary loss per layer, summed on the device between two log lines."""
-
-    def __init__(self, n_layers: int, device: torch.device):
-        self.sums = torch.zeros(3, n_layers, device=device)
-        self.tokens = 0
-
-    def add(self, slot: int, squared_error: Tensor, active: Tensor, aux_loss: Tensor) -> None:
-        self.sums[:, slot] += torch.stack([squared_error, active, aux_loss])
-
-    def means(self, layers: list[LayerTraining], steps: int) -> dict[str, list[float]]:
-        """Means since the last call."""
-        variance = torch.stack([layer.variance for layer in layers]).clamp_min(1e-30)
-        dead = torch.stack([layer.dead_share for layer in layers])
-        rows = {
-            "fvu": self.sums[0] / self.tokens / variance,
-            "l0": self.sums[1] / self.tokens,
-            "dead_share": dead,
-            "aux_loss": self.sums[2] / steps,
-        }
-        self.sums.zero_()
-        self.tokens = 0
-        return {name: values.tolist() for name, values in rows.items()}
 
 
 def _prepare(out: Path, resume: bool) -> Path:
     """The work folder, after checking that nothing valuable would be overwritten."""
     work = out / WORK
     if not resume:
-        found = next((p for p in (out / MANIFEST, work / CHECKPOINT) if p.exists()), None)
+        found = [p for p in (out / MANIFEST, work / checkpoint.CHECKPOINT) if p.exists()]
         if found:
             raise InputError(
-                f"{found} is there already: continue that run with --resume, "
+                f"{found[0]} is there already: continue that run with --resume, "
                 "or choose another --out folder."
             )
-    ensure_writable(work)
-    for leftover in work.glob(f".{CHECKPOINT}.*.tmp"):  # of a run that was killed while writing
-        leftover.unlink()
-    return work
+    return ensure_writable(work)
 
 
 def _finished(model: LanguageModel, config: TrainConfig, out: Path) -> DictionarySet:
@@ -83,53 +65,36 @@ def _finished(model: LanguageModel, config: TrainConfig, out: Path) -> Dictionar
             f"The training in {out} is complete and had other settings ({'; '.join(changed)}); "
             "choose another --out folder."
         )
+    logger.warning("the training in %s is complete: nothing to resume", out)
     return finished
-
-
-def _keep_lines(path: Path, step: int) -> None:
-    """Drop the metrics that a killed run wrote after its last checkpoint."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_text(path, "".join(f"{line}\n" for line in kept))
-
-
-def _metadata(model: LanguageModel, layer: int, config: TrainConfig) -> dict[str, Any]:
-    return {
-        "sae_lens_version": SAE_LENS_VERSION,
-        "model_name": model.id,
-        "hook_name": hook_name(layer, model.n_layers),
-        "hook_head_index": None,
-        "context_size": config.context,
-        "prepend_bos": model.prepend_bos,
-        "model_class_name": "HookedTransformer",
-        "model_from_pretrained_kwargs": {"fold_ln": False, "center_writing_weights": False},
-        "exclude_special_tokens": [model.bos],
-        "model_fingerprint": model.fingerprint,
-    }
 
 
 def train(
     model: LoadableModel,
-    text: Text,
+    text: Text | ActivationSource,
     config: TrainConfig | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     dtype: torch.dtype = torch.float32,
     text_name: str = "",
+    sinks: Sequence[metrics.Sink] = (),
+    world: World | None = None,
 ) -> DictionarySet:
-    """Train one TopK dictionary per layer and save the set.
+    """Train one dictionary per layer and save the set.
 
     Args:
         model: the model, or what `load_model` opens (its device is used).
         text: documents, `Path`s, or a function that returns documents (see
-            `saekit.activations.open_text`); walked again when it ends before the training does.
+            `saekit.activations.documents_of`), walked again when it ends before the training
+            does; or a source of activations of the wanted layers, such as an opened cache.
         config: settings; the defaults if None.
         out: folder of the dictionary set; None trains in a temporary folder and keeps the set in
             memory only (`DictionarySet.save` writes it).
         resume: continue the run found in `out` (needs the same text); a finished one is returned.
         dtype: how matrices are stored, `torch.float16` for shipping.
         text_name: what the text is, in words, for the manifest.
+        sinks: where figures go beside `metrics.jsonl`.
+        world: the processes that train together (`saekit.sae.distributed.join`); by default one.
 
     Returns:
         The saved set.
@@ -138,141 +103,235 @@ def train(
         InputError: impossible settings, no text, a folder that cannot be written, a full disk.
         TrainingError: values that are not finite, or text that ended; checkpoints are intact.
         MismatchError: `resume` with another model or other settings.
+        Stopped: SIGTERM or SIGINT came; a checkpoint of the last step was written.
     """
     model, config = load_model(model), config or TrainConfig()
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
-            return train(model, text, config, Path(folder) / "set", False, dtype, text_name)
-    config.check()
-    wanted = check_layers(model, config.layers)
-    out = Path(out)
-    work = _prepare(out, resume)
-    if resume and (out / MANIFEST).exists():
-        return _finished(model, config, out)
-
-    stream = ShuffledActivations(
-        model, text, wanted, config.context, config.batch_tokens, config.buffer_tokens,
-        config.seed, config.bf16,
-    )  # fmt: skip
-    layers = [LayerTraining(layer, model.d_model, config, model.device) for layer in wanted]
-    step = 0
-    if resume and (work / CHECKPOINT).exists():
-        step = load_checkpoint(work, layers, stream, config, model.fingerprint)
-        logger.info("continuing at step %d of %d", step, config.steps)
-    else:
-        stream.fill()
-        for slot, training in enumerate(layers):
-            training.fit_input(stream.buffer[slot, : stream.served])
-    _keep_lines(out / METRICS, step)
-
-    last: dict[str, list[float]] = {}
-    figures = _Figures(len(layers), model.device)
-    batch_tokens, size = config.batch_tokens, (config.batch_tokens, config.d_sae)
-    # fresh memory for this product costs more than the product: allocate it once
-    pre_dtype = torch.bfloat16 if config.bf16 else torch.float32
-    pre = torch.empty(size, dtype=pre_dtype, device=model.device)
-    x = torch.empty(batch_tokens, model.d_model, device=model.device)
-    first_step, last_logged = step, step
-    decay_from = (1 - config.decay) * config.steps
-    bar = tqdm(
-        total=config.steps * batch_tokens, initial=step * batch_tokens, unit=" tokens",
-        unit_scale=True, desc=f"training {len(layers)} dictionaries", mininterval=0.5,
-    )  # fmt: skip
-    with bar, (out / METRICS).open("a", encoding="utf-8") as log:
-        while step < config.steps:
-            places = stream.next_batch()
-            rate = config.rate(step)
-            for slot, training in enumerate(layers):
-                stream.layer(slot, places, out=x)
-                result = training.step(x, rate, count=step >= decay_from, pre=pre)
-                active = (result.values > 0).sum()
-                figures.add(slot, result.squared_error, active, result.aux_loss)
-            step += 1
-            figures.tokens += batch_tokens
-            bar.update(batch_tokens)
-            saving = _crosses(step, batch_tokens, config.checkpoint_tokens)
-            if saving or step % _LOG_STEPS == 0 or step in (first_step + 1, config.steps):
-                last = figures.means(layers, step - last_logged)
-                last_logged = step
-                _check_finite(last["fvu"], wanted, step)
-                line = {"step": step, "tokens": step * batch_tokens, "lr": rate, "layers": wanted}
-                _append(log, {**line, **last})
-                bar.set_postfix_str(
-                    f"FVU {_mean(last['fvu']):.3f} (worst {max(last['fvu']):.3f}), "
-                    f"L0 {_mean(last['l0']):.1f}, dead {_mean(last['dead_share']):.1%}"
-                )
-            if saving and step < config.steps:
-                save_checkpoint(work, layers, stream, step, config, model.fingerprint)
-
-    return _finish(model, layers, config, out, last, dtype, text_name)
-
-
-def _finish(
-    model: LanguageModel,
-    layers: list[LayerTraining],
-    config: TrainConfig,
-    out: Path,
-    last: dict[str, list[float]],
-    dtype: torch.dtype,
-    text_name: str,
-) -> DictionarySet:
-    """Save the set, then remove the checkpoint."""
-    metrics = {
-        str(training.layer): {
-            **{name: last[name][slot] for name in ("fvu", "l0", "dead_share")},
-            "never_active_share": training.never_active_share.item(),
-        }
-        for slot, training in enumerate(layers)
-    }
-    manifest = {
-        "model": model.id,
-        "fingerprint": model.fingerprint,
-        "weights": "unprocessed",
-        "prepend_bos": model.prepend_bos,
-        "layers": [training.layer for training in layers],
-        "folders": {str(t.layer): hook_name(t.layer, model.n_layers) for t in layers},
-        "architecture": "topk",
-        "d_in": model.d_model,
-        "d_sae": config.d_sae,
-        "k": config.k,
-        "training": asdict(config),
-        "text": text_name,
-        "tokens": config.steps * config.batch_tokens,
-        "seed": config.seed,
-        "metrics": metrics,
-    }
-    trained = {t.layer: t.dictionary(_metadata(model, t.layer, config)) for t in layers}
-    DictionarySet(trained, manifest, out).save(out, dtype)
-    (out / WORK / CHECKPOINT).unlink(missing_ok=True)
-    if not any((out / WORK).iterdir()):
-        (out / WORK).rmdir()
-    return DictionarySet.load(out)
-
-
-def _crosses(step: int, batch_tokens: int, every: int) -> bool:
-    """Whether this step passed a multiple of `every` tokens."""
-    return step * batch_tokens // every > (step - 1) * batch_tokens // every
-
-
-def _check_finite(fvu: list[float], layers: list[int], step: int) -> None:
-    for layer, value in zip(layers, fvu, strict=True):
-        if not value < float("inf"):  # false for NaN too
-            raise TrainingError(
-                f"The loss of layer {layer} is {value} at step {step}; earlier checkpoints are "
-                "intact: resume with a lower lr."
+            return train(
+                model, text, config, Path(folder) / "set", False, dtype, text_name, sinks, world
             )
+    config.check()
+    run = Run(model, text, config, Path(out), dtype, text_name, sinks, world or World())
+    return run.start(resume)
 
 
-def _append(log: TextIO, line: dict[str, Any]) -> None:
-    try:
-        log.write(json.dumps(line) + "\n")
-        log.flush()
-    except OSError as error:
-        raise TrainingError(
-            f"Cannot write {METRICS} ({error.strerror}); the checkpoint is intact, "
-            "continue with --resume when there is space."
-        ) from error
+class Run:
+    """One training, in one of the processes that share it.  See `train`."""
 
+    def __init__(
+        self,
+        model: LanguageModel,
+        text: Text | ActivationSource,
+        config: TrainConfig,
+        out: Path,
+        dtype: torch.dtype,
+        text_name: str,
+        sinks: Sequence[metrics.Sink],
+        world: World,
+    ):
+        self.model, self.config, self.out, self.world = model, config, out, world
+        self.dtype, self.text_name, self.sinks = dtype, text_name, list(sinks)
+        self.all_layers = check_layers(model, config.layers)
+        if wrong := sorted(set(config.per_layer) - set(self.all_layers)):
+            raise InputError(f"Layer {wrong[0]} has settings of its own but is not trained.")
+        self.text, self.step = text, 0
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    def start(self, resume: bool) -> DictionarySet:
+        """Prepare, train, save."""
+        failure, work = None, self.out / WORK
+        if self.world.is_first:
+            try:
+                _prepare(self.out, resume)
+            except SaekitError as error:
+                failure = error
+        self.world.check(failure)
+        if resume and (self.out / MANIFEST).exists():
+            return _finished(self.model, self.config, self.out)
+        self.buffer = self._open_buffer()
+        scratch, device = Scratch(self.model.device), self.model.device
+        self.layers = [
+            LayerTraining(layer, self.model.d_model, self.config, device, scratch)
+            for layer in self.buffer.layers
+        ]
+        self.work = work
+        self._find_start(resume)
+        if self.world.is_first:
+            metrics.keep_lines(self.out / metrics.METRICS, self.step)
+            self.sinks.insert(0, metrics.jsonl_sink(self.out / metrics.METRICS))
+        last = self._loop()
+        return self._save(last)
+
+    def _open_buffer(self) -> ShuffleBuffer:
+        config = self.config
+        if hasattr(self.text, "next_pass"):
+            source = cast(ActivationSource, self.text)
+            wanted = self.world.own(self.all_layers)
+            if list(source.layers) != wanted:
+                raise InputError(
+                    f"The activations are of layers {list(source.layers)}; {wanted} are wanted."
+                )
+        else:
+            text = cast(Text, self.text)
+            source = ModelActivations(
+                self.model, text, self.all_layers, config.context, config.bf16
+            )
+            if self.world.size > 1:
+                source = SharedActivations(source, self.world)
+        kept = torch.bfloat16 if config.bf16 else torch.float32
+        return ShuffleBuffer(source, config.batch_tokens, config.buffer_tokens, config.seed, kept)
+
+    def _find_start(self, resume: bool) -> None:
+        """Continue from the checkpoint, or measure the input and begin."""
+        found = None
+        if resume:
+            found = checkpoint.read_checkpoint(self.work, self.config, self.model.fingerprint)
+        if found is None:
+            self.buffer.fill()
+            for slot, training in enumerate(self.layers):
+                training.fit_input(self.buffer.held(slot))
+            return
+        place = checkpoint.load_layers(self.work, found, self.layers)
+        self.buffer.load_state(place.position)
+        self.step = place.step
+        logger.info("continuing at step %d of %d", self.step, self.config.steps)
+
+    def _loop(self) -> dict[int, dict[str, float]]:
+        """All steps; returns the last figures of all layers."""
+        config, device = self.config, self.model.device
+        figures, last = metrics.Figures(len(self.layers), device), {}
+        x = torch.empty(config.batch_tokens, self.model.d_model, device=device)
+        progress = Progress(config, self.step, self.all_layers, show=self.world.is_first)
+        with progress, StopSignal() as stop:
+            while self.step < config.steps:
+                self._one_step(x, figures)
+                progress.advance(config.batch_tokens)
+                saving = self._crosses(config.checkpoint_tokens)
+                if saving or self.step % _LOG_STEPS == 0 or self.step in (1, config.steps):
+                    last = self._log(figures, progress)
+                if stop.came and not saving:  # never save figures that were not looked at
+                    last = self._log(figures, progress) if figures.steps else last
+                stopping = self.world.any(stop.came) if self._may_stop(stop) else False
+                if (saving or stopping) and self.step < config.steps:
+                    self._checkpoint()
+                if stopping:
+                    stop.leave(self.step, config.steps)
+        return last
+
+    def _may_stop(self, stop: StopSignal) -> bool:
+        """Alone at once; together when all ask each other anyhow."""
+        return stop.came if self.world.size == 1 else self.step % _LOG_STEPS == 0
+
+    def _one_step(self, x: torch.Tensor, figures: metrics.Figures) -> None:
+        config, step = self.config, self.step
+        places = self.buffer.next_batch()
+        factor, sparsity = config.schedule(step), config.sparsity_schedule(step)
+        decaying = step >= (1 - config.decay) * config.steps
+        resampling = not decaying and self._crosses(config.dead_tokens)
+        for slot, training in enumerate(self.layers):
+            self.buffer.layer(slot, places, out=x)
+            figures.add(slot, training.step(x, factor, sparsity, count=decaying))
+            if resampling:
+                training.resample(self.buffer.layer(slot, places), seed=step)
+        self.step += 1
+        figures.count(config.batch_tokens)
+
+    def _crosses(self, every: int) -> bool:
+        """Whether the tokens seen so far passed a multiple of `every` in the last step."""
+        batch = self.config.batch_tokens
+        return self.step * batch // every > (self.step - 1) * batch // every
+
+    def _log(self, figures: metrics.Figures, progress: Progress) -> dict[int, dict[str, float]]:
+        own = figures.means(self.layers)
+        found: dict[int, dict[str, float]] = {}
+        for part in self.world.gather(own):
+            found |= part
+        found = dict(sorted(found.items()))
+        metrics.check_finite(found, self.step)
+        if self.world.is_first:
+            rate = self.config.lr * self.config.schedule(self.step - 1)
+            tokens = self.step * self.config.batch_tokens
+            line = metrics.log_line(self.step, tokens, rate, found)
+            for sink in self.sinks:
+                sink(line)
+            progress.figures(found)
+        return found
+
+    def _checkpoint(self) -> None:
+        failure = None
+        try:
+            checkpoint.save_layers(self.work, self.layers, self.step, self.world.rank)
+        except SaekitError as error:
+            failure = error
+        self.world.check(failure)
+        if self.world.is_first:
+            place = checkpoint.Place(self.step, self.buffer.state())
+            owners = self.world.owners(self.all_layers)
+            checkpoint.commit(self.work, place, owners, self.config, self.model.fingerprint)
+        self.world.check(None)
+
+    def _save(self, last: dict[int, dict[str, float]]) -> DictionarySet:
+        """Save the set, then remove the checkpoint."""
+        own = {t.layer: t.dictionary(self._metadata(t.layer)) for t in self.layers}
+        silent = {t.layer: t.never_active_share.item() for t in self.layers}
+        folders = {layer: hook_name(layer, self.model.n_layers) for layer in self.all_layers}
+        failure = None
+        try:
+            if self.world.is_first:
+                (self.out / MANIFEST).unlink(missing_ok=True)
+            for layer, dictionary in own.items():
+                save_dictionary(self.out / folders[layer], dictionary, self.dtype)
+        except SaekitError as error:
+            failure = error
+        self.world.check(failure)
+        for part in self.world.gather(silent):
+            for layer, share in part.items():
+                kept = {name: last[layer][name] for name in ("fvu", "l0", "dead_share")}
+                last[layer] = {**kept, "never_active_share": share}
+        if self.world.is_first:
+            write_manifest(self.out, self._manifest(folders, last))
+            checkpoint.remove_checkpoint(self.work)
+        self.world.check(None)
+        return DictionarySet.load(self.out)
+
+    def _metadata(self, layer: int) -> dict[str, Any]:
+        return {
+            "sae_lens_version": SAE_LENS_VERSION,
+            "model_name": self.model.id,
+            "hook_name": hook_name(layer, self.model.n_layers),
+            "hook_head_index": None,
+            "context_size": self.config.context,
+            "prepend_bos": self.model.prepend_bos,
+            "model_class_name": "HookedTransformer",
+            "model_from_pretrained_kwargs": {"fold_ln": False, "center_writing_weights": False},
+            "exclude_special_tokens": [self.model.bos],
+            "model_fingerprint": self.model.fingerprint,
+        }
+
+    def _manifest(
+        self, folders: dict[int, str], last: dict[int, dict[str, float]]
+    ) -> dict[str, Any]:
+        config, model = self.config, self.model
+        per_layer = {str(layer): vars(config.at(layer)) for layer in self.all_layers}
+        differing = {
+            layer: {n: v for n, v in own.items() if v != getattr(config, n)}
+            for layer, own in per_layer.items()
+        }
+        return {
+            "model": model.id,
+            "fingerprint": model.fingerprint,
+            "weights": "unprocessed",
+            "prepend_bos": model.prepend_bos,
+            "layers": self.all_layers,
+            "folders": {str(layer): folder for layer, folder in folders.items()},
+            "architecture": config.architecture,
+            "d_in": model.d_model,
+            "d_sae": config.d_sae,
+            "k": config.k,
+            "per_layer": {layer: own for layer, own in differing.items() if own},
+            "training": config.to_dict(),
+            "text": self.text_name,
+            "tokens": config.steps * config.batch_tokens,
+            "seed": config.seed,
+            "metrics": {str(layer): last[layer] for layer in self.all_layers},
+        }

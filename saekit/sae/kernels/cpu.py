@@ -1,0 +1,205 @@
+"""The sparse arithmetic on the CPU by C++ (cpu.cpp), compiled on first use.
+
+The library is built with the system's C++ compiler for this processor and kept in the user's cache
+folder, under the hash of its source and of the compiler.  Without a compiler training works all the
+same, through PyTorch (reference.py), and says so once.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saekit.sae.kernels.reference import Pairs, Reference, SparsePass
+
+logger = logging.getLogger(__name__)
+SOURCE = Path(__file__).with_name("cpu.cpp")
+# torch has loaded an OpenMP runtime of the same name already, so both share one thread pool
+FLAGS = (
+    "-O3 -march=native -std=c++17 -fopenmp -fno-math-errno -fno-trapping-math -shared -fPIC"
+).split()
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "saekit"
+
+
+def _processor() -> str:
+    """What -march=native depends on: a home folder may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line for line in lines if line.startswith("flags"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled functions; None if there is no working compiler."""
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
+    if compiler is None:
+        logger.warning("no C++ compiler (g++) found: training uses PyTorch alone, about 3x slower")
+        return None
+    key = "\0".join([SOURCE.read_text(encoding="utf-8"), compiler, *FLAGS, _processor()])
+    name = f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    try:
+        path = _cache_folder() / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                built = Path(folder) / name
+                command = [compiler, *FLAGS, str(SOURCE), "-o", str(built)]
+                subprocess.run(command, check=True, capture_output=True, text=True)
+                os.replace(built, path)  # two processes may build at the same time
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        logger.warning("the C++ kernel cannot be built, training uses PyTorch alone: %s", reason)
+        return None
+
+
+def _address(tensor: Tensor | None, dtype: torch.dtype) -> ctypes.c_void_p:
+    if tensor is None:
+        return ctypes.c_void_p(None)
+    assert tensor.dtype == dtype and tensor.is_contiguous(), (tensor.dtype, tensor.stride())
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _f32(tensor: Tensor | None) -> ctypes.c_void_p:
+    return _address(tensor, torch.float32)
+
+
+def _i32(tensor: Tensor | None) -> ctypes.c_void_p:
+    return _address(tensor, torch.int32)
+
+
+def _i64(tensor: Tensor | None) -> ctypes.c_void_p:
+    return _address(tensor, torch.int64)
+
+
+def _bits(tensor: Tensor | None) -> ctypes.c_void_p:
+    return _address(tensor, torch.bfloat16)
+
+
+_long = ctypes.c_int64
+_float = ctypes.c_float
+_FIRST_POSITIVE = 1  # the bits of the smallest number above zero
+
+
+class Cpu(Reference):
+    """`Reference` with C++ for what matters; float32 weights, bfloat16 preactivations."""
+
+    def __init__(self, functions: ctypes.CDLL):
+        self._c = functions
+
+    def largest(self, pre: Float[Tensor, "token d_sae"], k: int) -> Pairs:
+        """See `Reference.largest`; of equal preactivations the first features are taken."""
+        if pre.dtype != torch.bfloat16:
+            return super().largest(pre, k)
+        tokens, d_sae = pre.shape
+        features = torch.empty(tokens * k, dtype=torch.int32)
+        self._c.largest(_bits(pre), _long(tokens), _long(d_sae), _long(k), _i32(features))
+        return Pairs(features, torch.arange(0, tokens * k + 1, k))
+
+    def largest_of_batch(self, pre: Float[Tensor, "token d_sae"], count: int) -> Pairs:
+        """See `Reference.largest_of_batch`."""
+        if pre.dtype != torch.bfloat16:
+            return super().largest_of_batch(pre, count)
+        tokens, d_sae = pre.shape
+        counts = torch.zeros(1 << 15, dtype=torch.int64)
+        size, floor = _long(pre.numel()), ctypes.c_int16(_FIRST_POSITIVE)
+        self._c.count_bits(_bits(pre), size, floor, _i64(counts))
+        at_least = counts.flip(0).cumsum(0).flip(0)  # numbers with these bits or more
+        enough = (at_least >= count).nonzero()
+        bound = int(enough[-1]) if len(enough) else _FIRST_POSITIVE
+        floor = ctypes.c_int16(max(bound, _FIRST_POSITIVE))
+        starts = torch.zeros(tokens + 1, dtype=torch.int64)
+        shape = _long(tokens), _long(d_sae)
+        self._c.at_or_above(_bits(pre), *shape, floor, _i64(starts), _i32(None))
+        starts = starts.cumsum(0)
+        features = torch.empty(int(starts[-1]), dtype=torch.int32)
+        self._c.at_or_above(_bits(pre), *shape, floor, _i64(starts), _i32(features))
+        return Pairs(features, starts)
+
+    def forward_backward(
+        self,
+        inputs: Float[Tensor, "token d_in"],
+        target: Float[Tensor, "token d_in"],
+        W_enc: Float[Tensor, "d_sae d_in"],
+        b_enc: Float[Tensor, " d_sae"],
+        W_dec: Float[Tensor, "d_sae d_in"],
+        pairs: Pairs,
+        ends: list[int],
+        scales: list[float],
+        rectify: bool = True,
+    ) -> SparsePass:
+        """See `Reference.forward_backward`."""
+        tokens, d_in = inputs.shape
+        values = torch.empty(len(pairs.features))
+        slopes = torch.empty_like(values)
+        errors = torch.empty(len(ends), tokens, d_in)
+        upstream = torch.empty_like(errors)
+        squared = torch.empty(len(ends), tokens, dtype=torch.float64)
+        bounds, factors = torch.tensor(ends), torch.tensor(scales)  # alive during the call
+        self._c.forward_backward(
+            _f32(inputs), _f32(target), _f32(W_enc), _f32(b_enc), _f32(W_dec),
+            _i32(pairs.features), _i64(pairs.starts), _long(tokens), _long(d_in),
+            _i64(bounds), _f32(factors), _long(len(ends)), _long(rectify),
+            _f32(values), _f32(slopes), _f32(errors), _f32(upstream),
+            _address(squared, torch.float64),
+        )  # fmt: skip
+        return SparsePass(values, slopes, errors, upstream, squared)
+
+    def weight_gradients(
+        self,
+        inputs: Float[Tensor, "token d_in"],
+        result: SparsePass,
+        pairs: Pairs,
+        ends: list[int],
+        gradients: dict[str, Tensor],
+        add: bool = False,
+    ) -> Int[Tensor, " d_sae"]:
+        """See `Reference.weight_gradients`."""
+        tokens, d_in = inputs.shape
+        W_enc, b_enc, W_dec = (gradients[name] for name in ("W_enc", "b_enc", "W_dec"))
+        fired = torch.empty(len(b_enc), dtype=torch.int64)
+        bounds = torch.tensor(ends)  # alive during the call
+        self._c.weight_gradients(
+            _f32(inputs), _f32(result.upstream), _i32(pairs.features), _i64(pairs.starts),
+            _f32(result.values), _f32(result.slopes), _long(tokens), _long(d_in),
+            _long(len(b_enc)), _i64(bounds), _long(add),
+            _f32(W_enc), _f32(b_enc), _f32(W_dec), _i64(fired),
+        )  # fmt: skip
+        return fired
+
+    def adam_rows(
+        self,
+        weights: Float[Tensor, "row d"],
+        gradient: Float[Tensor, "row d"],
+        mean: Float[Tensor, "row d"],
+        square: Float[Tensor, "row d"],
+        lr: float,
+        step: int,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        unit: bool = False,
+        shadow: Float[Tensor, "row d"] | None = None,
+    ) -> None:
+        """See `Reference.adam_rows`."""
+        rows, d = weights.shape
+        self._c.adam_rows(
+            _f32(weights), _f32(gradient), _f32(mean), _f32(square), _long(rows), _long(d),
+            _float(betas[0]), _float(betas[1]), _float(lr / (1 - betas[0] ** step)),
+            _float((1 - betas[1] ** step) ** -0.5), _float(eps), _long(unit), _bits(shadow),
+        )  # fmt: skip

@@ -1,0 +1,191 @@
+"""Every implementation of the sparse arithmetic against plain indexing, and against each other."""
+
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saekit.sae.kernels import Pairs, Reference, kernels_for
+from saekit.sae.kernels import cpu as cpu_kernels
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+KERNELS = [pytest.param(Reference, id="reference"), pytest.param("cpu", marks=needs_compiler)]
+
+
+@pytest.fixture(params=KERNELS)
+def kernels(request):
+    if request.param == "cpu":
+        functions = cpu_kernels.library()
+        assert functions is not None
+        return cpu_kernels.Cpu(functions)
+    return request.param()
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("n", [16, 40, 300, 512, 1000, 1024, 4096, 8192])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_selection_equals_topk(kernels, n, dtype):
+    """Mutation tried in cpu.cpp: the bound from k + 1 instead of k groups."""
+    k = min(32, n)
+    pre = normal(30, n, seed=n).to(dtype)
+    pre[0] = -pre[0].abs()  # nothing positive: any k distinct places will do
+    pre[1] = 1.0  # all equal
+    pairs = kernels.largest(pre, k)
+    chosen = pairs.features.view(30, k).long()
+    assert pairs.starts.tolist() == list(range(0, 30 * k + 1, k))
+    assert (chosen.diff(dim=1) > 0).all()
+    expected = pre.topk(k, dim=1).values.relu()  # which negative ones are taken is not defined
+    found = pre.gather(1, chosen).relu().sort(dim=1, descending=True).values
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.03, 0.4, 1.0])
+def test_selection_over_the_batch(kernels, share):
+    pre = normal(20, 130).bfloat16()
+    count = max(1, int(share * pre.numel()))
+    pairs = kernels.largest_of_batch(pre, count)
+    bound = pre.flatten().sort(descending=True).values[count - 1]
+    mask = (pre >= bound) & (pre > 0)
+    assert pairs.features.tolist() == mask.nonzero()[:, 1].tolist()
+    assert pairs.starts.diff().tolist() == mask.sum(1).tolist()
+
+
+def some_pairs(tokens, d_sae, seed):
+    """Different numbers of features per token, none for some."""
+    mask = normal(tokens, d_sae, seed=seed) > 1.2
+    mask[tokens // 2] = False
+    starts = F.pad(mask.sum(1).cumsum(0), (1, 0))
+    return mask, Pairs(mask.nonzero()[:, 1].int(), starts)
+
+
+@pytest.mark.parametrize("ends", [[50], [10, 25, 50]])
+@pytest.mark.parametrize("rectify", [True, False])
+def test_values_errors_and_gradients_against_autograd(kernels, ends, rectify):
+    """Mutations tried in cpu.cpp: upstream of one prefix only; slopes of cut pairs kept; W_dec's
+    gradient weighted by slopes."""
+    tokens, d_in, d_sae = 23, 12, 50
+    mask, pairs = some_pairs(tokens, d_sae, seed=1)
+    x, target = normal(tokens, d_in, seed=2), normal(tokens, d_in, seed=3)
+    b_enc = normal(d_sae, seed=4)
+    W_enc, W_dec = normal(d_sae, d_in, seed=5), normal(d_sae, d_in, seed=6)
+    scales = [-0.3 * (p + 1) for p in range(len(ends))]
+    found = kernels.forward_backward(x, target, W_enc, b_enc, W_dec, pairs, ends, scales, rectify)
+
+    leaves = [t.clone().requires_grad_() for t in (W_enc, b_enc, W_dec)]
+    pre = x @ leaves[0].T + leaves[1]
+    values = (pre.relu() if rectify else pre) * mask
+    loss = torch.zeros(())
+    for p, (end, scale) in enumerate(zip(ends, scales, strict=True)):
+        error = target - values[:, :end] @ leaves[2][:end]
+        loss = loss - scale / 2 * error.square().sum()
+        assert torch.allclose(found.errors[p], error.detach(), atol=1e-4)
+        assert torch.allclose(found.squared[p].float(), error.detach().square().sum(1), rtol=1e-4)
+    loss.backward()
+    assert torch.allclose(found.values, values.detach()[mask], atol=1e-5)
+
+    old = {name: normal(*leaf.shape, seed=9) for name, leaf in zip(NAMES, leaves, strict=True)}
+    for add in (False, True):
+        gradients = {name: value.clone() for name, value in old.items()}
+        fired = kernels.weight_gradients(x, found, pairs, ends, gradients, add)
+        for name, leaf in zip(NAMES, leaves, strict=True):
+            assert leaf.grad is not None
+            expected = leaf.grad + (old[name] if add else 0)
+            difference = (gradients[name] - expected).norm() / expected.norm()
+            assert difference < 1e-5, name
+        assert fired.tolist() == (values.detach() > 0).sum(0).tolist()
+
+
+NAMES = ("W_enc", "b_enc", "W_dec")
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_adam_equals_torch(kernels, unit):
+    """Over several steps; with `unit`, torch's on the projected gradient, then normalised.
+
+    Mutations tried in cpu.cpp: epsilon inside the root; the projection left out.
+    """
+    weights = F.normalize(normal(20, 33), dim=1)
+    other = torch.nn.Parameter(weights.clone())
+    theirs = torch.optim.Adam([other], lr=3e-3)
+    mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
+    shadow = weights.bfloat16()
+    for step in range(1, 6):
+        gradient = normal(20, 33, seed=step)
+        gradient[3] = 0
+        kernels.adam_rows(
+            weights, gradient, mean, square, lr=3e-3, step=step, unit=unit, shadow=shadow
+        )
+        rows = other.detach()
+        along = (gradient * rows).sum(1, keepdim=True) * rows
+        other.grad = gradient - along if unit else gradient.clone()
+        theirs.step()
+        if unit:
+            with torch.no_grad():
+                other /= other.norm(dim=1, keepdim=True)
+        assert torch.allclose(weights, other, atol=1e-6)
+        assert torch.equal(shadow, weights.bfloat16())
+
+
+@needs_compiler
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 300), st.integers(0, 10_000), st.data())
+def test_compiled_selection_for_any_shape(tokens, n, seed, data):
+    k = data.draw(st.integers(1, n))
+    pre = (normal(tokens, n, seed=seed) * 3).round().bfloat16()  # many ties
+    kernels = kernels_for(torch.device("cpu"))
+    chosen = kernels.largest(pre, k).features.view(tokens, k).long()
+    expected = pre.topk(k, dim=1).values.relu()
+    found = pre.gather(1, chosen).relu().sort(dim=1, descending=True).values
+    assert torch.equal(found, expected)
+
+
+@needs_compiler
+def test_sums_do_not_depend_on_the_number_of_threads():
+    """What makes a resumed run equal to the bit on a machine with other cores."""
+    kernels = kernels_for(torch.device("cpu"))
+    x, W_enc, W_dec = normal(300, 24), normal(64, 24, seed=1), normal(64, 24, seed=2)
+    _, pairs = some_pairs(300, 64, seed=3)
+    results = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found = kernels.forward_backward(x, x, W_enc, torch.zeros(64), W_dec, pairs, [64], [-0.1])
+        gradients = {
+            "W_enc": torch.empty(64, 24),
+            "b_enc": torch.empty(64),
+            "W_dec": x.new_empty(64, 24),
+        }
+        kernels.weight_gradients(x, found, pairs, [64], gradients)
+        results.append([found.values, found.slopes, *gradients.values()])
+    torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_without_a_compiler_training_uses_pytorch(monkeypatch, caplog):
+    monkeypatch.setattr(cpu_kernels.shutil, "which", lambda name: None)
+    cpu_kernels.library.cache_clear()
+    try:
+        assert type(kernels_for(torch.device("cpu"))) is Reference
+        assert "no C++ compiler" in caplog.text
+    finally:
+        cpu_kernels.library.cache_clear()
+
+
+@needs_compiler
+def test_a_broken_compiler_is_reported(monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cpu_kernels, "FLAGS", ["-no-such-flag"])
+    cpu_kernels.library.cache_clear()
+    try:
+        assert type(kernels_for(torch.device("cpu"))) is Reference
+        assert "no-such-flag" in caplog.text
+        assert list((tmp_path / "saekit").iterdir()) == []
+    finally:
+        cpu_kernels.library.cache_clear()
