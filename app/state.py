@@ -6,7 +6,7 @@ read again.  Only `live_circuit` loads torch, and only when it is called.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,6 +108,25 @@ def link(**parameters: str) -> dict[str, str]:
     name = st.session_state.get("set")
     default = next(iter(dictionary_sets()), None)
     return {**parameters, **({"set": name} if name and name != default else {})}
+
+
+def restore(page: str, names: Iterable[str]) -> None:
+    """Give a page's widgets the values they had before a visit to another page.
+
+    A page switch empties the address, also the one that the browser's Back returns to.  An address
+    with any of the names in it is a new question and is left as it is.
+    """
+    if any(name in st.query_params for name in names):
+        return
+    for name, value in st.session_state.get(f"{page} before", {}).items():
+        if name not in st.session_state:
+            st.session_state[name] = value
+
+
+def keep(page: str, names: Iterable[str]) -> None:
+    """Remember a page's values for `restore`; call it after the widgets."""
+    values = {name: st.session_state[name] for name in names if name in st.session_state}
+    st.session_state[f"{page} before"] = values
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)

@@ -18,6 +18,7 @@ from saekit.report.svg import circuit_svg
 MAX_HEADS = 24
 DEFAULT_HEADS = 5
 _CHOICES = ("target", "query", "key", "head", "concept")
+_QUESTION = ("prompt", "target", "query", "key", "heads")
 
 
 def _choose_example() -> None:
@@ -72,6 +73,7 @@ def _controls(examples: list[dict[str, Any]]) -> dict[str, Any]:
     known = state.catalogue()
     names = [concept.name for concept in known.concepts] if known else []
     prompts = list(dict.fromkeys(document["prompt"] for document in examples))
+    state.restore("circuit", _QUESTION)
     top = st.columns([3, 1] if len(prompts) > 1 else [1], vertical_alignment="bottom")
     if "prompt" not in st.session_state and "prompt" not in st.query_params:
         st.session_state["prompt"] = default
@@ -98,6 +100,7 @@ def _controls(examples: list[dict[str, Any]]) -> dict[str, Any]:
     heads = columns[3].slider(
         "Heads", 1, MAX_HEADS, DEFAULT_HEADS, key="heads", bind="query-params"
     )
+    state.keep("circuit", _QUESTION)
     return {"prompt": prompt, "target": target, "query": query, "key": key, "heads": heads}
 
 

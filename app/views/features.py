@@ -17,6 +17,7 @@ RANK_HELP = (
     "rarest first."
 )
 MAX_ROWS = 200
+_QUESTION = ("token", "rank", "layers", "density", "rows")
 
 
 def _rows(hits: list[TokenHit]) -> list[dict[str, object]]:
@@ -67,6 +68,7 @@ def _columns() -> dict[str, Any]:
 
 def _search() -> list[TokenHit]:
     index = state.index()
+    state.restore("features", _QUESTION)
     columns = st.columns([2, 1, 1, 1, 1], vertical_alignment="bottom")
     token = columns[0].text_input(
         "Token", key="token", bind="query-params", placeholder="large",
@@ -86,6 +88,7 @@ def _search() -> list[TokenHit]:
     top = columns[4].number_input(
         "Rows", min_value=1, max_value=MAX_ROWS, value=20, key="rows", bind="query-params"
     )
+    state.keep("features", _QUESTION)
     if not token:
         st.info('Type a token to see the features that fire on it, for example "large".')
         return []

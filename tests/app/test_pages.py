@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -145,6 +146,26 @@ def test_features_of_a_token():
     assert set(app.dataframe[0].value["layer"]) <= {1, 2}
     app.text_input(key="token").set_value("no token like this").run()
     assert "no token like this" in messages(app) and not app.exception
+
+
+def test_a_question_outlives_a_visit_to_another_page(monkeypatch):
+    """What the browser's Back finds: an empty address and fresh widgets (AppTest keeps both).
+
+    Mutations tried: `restore` that does nothing; one that ignores the address.
+    """
+    names = ("token", "rank")
+    session = {"token": "large", "rank": "lift"}
+    monkeypatch.setattr(state, "st", SimpleNamespace(session_state=session, query_params={}))
+    state.keep("features", names)
+    del session["token"], session["rank"]
+    state.restore("circuit", names)
+    assert "token" not in session
+    state.restore("features", names)
+    assert (session["token"], session["rank"]) == ("large", "lift")
+    del session["token"], session["rank"]
+    state.st.query_params["token"] = "small"
+    state.restore("features", names)
+    assert "rank" not in session
 
 
 def test_a_feature():
