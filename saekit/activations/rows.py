@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from saekit.errors import InputError, TrainingError
 from saekit.model.loading import LanguageModel
+from saekit.text.corpora import only_texts
 from saekit.text.packing import Document, PackedRow, Place, pack_rows
 from saekit.text.sources import read_source
 
@@ -42,10 +43,7 @@ def texts_of(text: Text) -> Iterator[str]:
     Raises:
         InputError: a document is token ids.
     """
-    for document in documents_of(text):
-        if not isinstance(document, str):
-            raise InputError("This needs text, and a source holds token ids: give another --text.")
-        yield document
+    return only_texts(documents_of(text))
 
 
 def _in_vocabulary(model: LanguageModel, documents: Iterable[Document]) -> Iterator[Document]:

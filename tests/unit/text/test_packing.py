@@ -1,11 +1,12 @@
 """Documents to rows: hand-made rows, and that no token is lost."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from saekit.errors import InputError
-from saekit.text.packing import encode_documents, pack
+from saekit.text.packing import Place, encode_documents, pack, pack_rows
 
 BOS = 0
 ROWS = [[1, 2, 3], [4], [5, 6, 7, 8, 9]]
@@ -77,3 +78,36 @@ def test_documents_are_encoded_in_batches_and_in_order():
     got = list(encode_documents(("x" * i for i in range(600)), encode))
     assert got == [[i] for i in range(600)]
     assert sizes == [256, 256, 88]
+
+
+def test_ids_pass_as_they_are_and_bos_separates_them():
+    texts = [np.array([0, 1, 2, 0, 0, 3]), "4 5", np.array([6])]
+    packed = [row.tolist() for row in pack(texts, encode, 4, BOS)]
+    assert packed == [[0, 1, 2, 0], [0, 3, 0, 4], [0, 5, 0, 6]]
+
+
+def test_rows_know_their_documents_and_where_the_next_begins():
+    texts = [np.array([1, 2, 3]), np.array([4]), np.array([5, 6, 7, 8, 9, 1])]
+    found = list(pack_rows(texts, encode, 5, BOS))
+    assert [row.ids.tolist() for row in found] == [
+        [0, 1, 2, 3, 0],
+        [0, 4, 0, 5, 6],
+        [0, 7, 8, 9, 1],
+    ]
+    assert [row.documents.tolist() for row in found] == [[0] * 4 + [1], [1, 1, 2, 2, 2], [2] * 5]
+    assert [row.end for row in found] == [Place(1, 0), Place(2, 2), Place(2, 6)]
+
+
+@given(documents, st.integers(2, 12), st.booleans(), st.data())
+def test_rows_continue_from_any_place(texts, context, prepend_bos, data):
+    arrays = [np.array(text, dtype=int) for text in texts]
+    found = list(pack_rows(arrays, encode, context, BOS, prepend_bos))
+    if not found:
+        return
+    cut = data.draw(st.integers(0, len(found) - 1))
+    start = found[cut].end
+    rest = pack_rows(arrays[start.document :], encode, context, BOS, prepend_bos, start=start)
+    for one, other in zip(rest, found[cut + 1 :], strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+        assert one.documents.tolist() == other.documents.tolist()
+        assert one.end == other.end

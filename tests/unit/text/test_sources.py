@@ -2,6 +2,7 @@
 
 from itertools import islice
 
+import numpy as np
 import pytest
 
 from saekit.errors import InputError
@@ -38,3 +39,16 @@ def test_held_out_generated_text_is_another_stream():
 def test_a_wrong_path_is_reported_at_once():
     with pytest.raises(InputError, match=r"no text at nowhere\.txt"):
         open_text(["generated", "nowhere.txt"])
+
+
+def test_ids_and_text_have_equal_shares_too(tmp_path):
+    """A token counts as four characters."""
+    np.save(tmp_path / "ids.npy", np.ones((10, 25), int))
+    (tmp_path / "a.txt").write_text("a" * 100)
+    documents = list(islice(open_text([tmp_path / "ids.npy", tmp_path / "a.txt"]), 40))
+    assert sum(isinstance(document, str) for document in documents) == 20
+
+
+def test_a_missing_file_is_no_data_set():
+    with pytest.raises(InputError, match=r"no text at some/where\.txt: no such file or folder"):
+        open_text(["some/where.txt"])
