@@ -10,7 +10,7 @@ from saekit.activations.residuals import (
     unembed,
 )
 from saekit.activations.rows import Text, TextRows, context_rows, documents_of, texts_of
-from saekit.activations.shuffling import ShuffleBuffer, ShuffledActivations, tokens_to_read
+from saekit.activations.shuffling import ShuffleBuffer, tokens_to_read
 from saekit.activations.sources import ActivationSource, ModelActivations
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "CachedActivations",
     "ModelActivations",
     "ShuffleBuffer",
-    "ShuffledActivations",
     "Text",
     "TextRows",
     "check_layers",

@@ -12,17 +12,15 @@ be stored.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.activations.rows import Text
-from saekit.activations.sources import ActivationSource, ModelActivations
+from saekit.activations.sources import ActivationSource
 from saekit.errors import TrainingError
-from saekit.model.loading import LanguageModel
 
 GROUPS = 4  # tokens mix over 4 refills of 0.4 buffers; more mix hardly further and resume slower
 _SCHEDULE, _ORDER = 0, 1  # what a random stream is for
@@ -254,47 +252,3 @@ class ShuffleBuffer:
         for refill in range(max(0, self.round - GROUPS + 1), self.round + 1):
             whole = self._read(refill, self.round)
         self._draw(whole)
-
-
-class ShuffledActivations(ShuffleBuffer):
-    """A `ShuffleBuffer` over a model and a text."""
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        text: Text,
-        layers: Iterable[int],
-        context: int,
-        batch_tokens: int,
-        buffer_tokens: int,
-        seed: int = 0,
-        bf16: bool = False,
-        dtype: torch.dtype = torch.float32,
-    ):
-        self._model_source = ModelActivations(model, text, layers, context, bf16)
-        super().__init__(self._model_source, batch_tokens, buffer_tokens, seed, dtype)
-
-    @property
-    def served(self) -> int:
-        return self.capacity
-
-    @property
-    def fill_number(self) -> int:
-        return self.round + 1
-
-    @property
-    def first_row(self) -> int:
-        return self.state()[3]
-
-    def skip_to(self, fill_number: int, first_row: int, batch: int) -> None:
-        """`load_state` from less than a state: reads the text again from its start."""
-        source, passed = self._model_source, 0
-        wanted = self._first_number(max(0, fill_number - GROUPS))
-        while True:
-            position = source.position()
-            rows = source.next_rows()
-            tokens = 0 if rows is None else int((rows.ids != source.model.bos).sum())
-            if rows is None or position[0] == first_row and passed + tokens >= wanted:
-                break
-            passed += tokens
-        self.load_state([fill_number - 1, batch, wanted - passed, *position])

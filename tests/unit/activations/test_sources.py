@@ -1,4 +1,4 @@
-"""The source that runs the model, and training's view of it."""
+"""The source that runs the model, and the shuffle buffer over it."""
 
 from itertools import islice
 
@@ -9,7 +9,7 @@ import torch
 from saekit.activations import (
     ActivationSource,
     ModelActivations,
-    ShuffledActivations,
+    ShuffleBuffer,
     context_rows,
     residuals,
 )
@@ -58,8 +58,8 @@ def test_a_source_that_ends(tiny_model, documents):
 
 
 def shuffled(model, text, **settings):
-    options = {"context": 16, "batch_tokens": 20, "buffer_tokens": 60, "seed": 5, **settings}
-    return ShuffledActivations(model, text, [0, 1, 3], **options)
+    options = {"batch_tokens": 20, "buffer_tokens": 60, "seed": 5, **settings}
+    return ShuffleBuffer(ModelActivations(model, text, [0, 1, 3], 16), **options)
 
 
 def test_batches_are_activations_of_the_text(tiny_model, documents):
