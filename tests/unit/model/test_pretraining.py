@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from saekit.errors import InputError, TrainingError
-from saekit.model import pretraining
+from saekit.model import pretraining, pretraining_text
 from saekit.model.loading import load_model
-from saekit.model.pretraining import BLOCK, Batches, PretrainConfig, learning_rate, pretrain
+from saekit.model.pretraining import learning_rate, pretrain
+from saekit.model.pretraining_text import BLOCK, Batches, PretrainConfig
 
 TINY = PretrainConfig(
     d_model=16, n_layers=2, n_heads=2, n_ctx=64, vocabulary=700, tokens=256 * 40, context=32,
@@ -33,13 +35,13 @@ def corpus(tmp_path_factory):
 def quick_tokenizer():
     """The real one reads 20,000 documents; a twentieth is enough here."""
     patch = pytest.MonkeyPatch()
-    documents = pretraining.relational.documents
+    documents = pretraining_text.relational.documents
     real = pretraining.make_tokenizer
 
     def make_tokenizer(corpus, config):
         with pytest.MonkeyPatch.context() as inner:
-            few = pretraining.islice(documents(seed=config.seed), 1000)
-            inner.setattr(pretraining.relational, "documents", lambda seed: few)
+            few = islice(documents(seed=config.seed), 1000)
+            inner.setattr(pretraining_text.relational, "documents", lambda seed: few)
             return real(corpus, config)
 
     patch.setattr(pretraining, "make_tokenizer", make_tokenizer)
