@@ -73,6 +73,10 @@ class Definition:
 
     def __post_init__(self) -> None:
         who = f'Concept "{self.name}"'
+        if not self.name.strip():
+            raise InputError("A concept needs a name: its table has an empty one.")
+        if not all(self.tokens):
+            raise InputError(f"{who} has an empty word or token: take it out.")
         if self.kind not in KINDS:
             raise InputError(f'{who}: kind is "{self.kind}"; choose from {", ".join(KINDS)}.')
         if self.token_class is not None and self.token_class not in CLASSES:
@@ -175,6 +179,8 @@ def _definition(path: Path, name: str, table: object) -> Definition:
         given = table.get(key, [])
         if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
             raise InputError(f'{path}: "{key}" of concept "{name}" must be a list of texts.')
+        if key == "words" and not all(text.strip() for text in given):
+            raise InputError(f'{path}: concept "{name}" has an empty word: take it out.')
         for text in given:
             texts += forms(text.strip()) if key == "words" else [text]
     probability = table.get("probability", 0.5)

@@ -97,6 +97,9 @@ def test_definitions_from_toml(tmp_path):
         ('[a]\nwords = "x"\n', '"words" of concept "a" must be a list of texts'),
         ('[a]\nwords = ["x"]\nprobability = "high"\n', '"probability" of concept "a" must be'),
         ("[a]\n", "names no token"),
+        ('[a]\nwords = ["x", " "]\n', 'concept "a" has an empty word'),
+        ('[a]\ntokens = [""]\n', 'Concept "a" has an empty word'),
+        ('[""]\nwords = ["x"]\n', "A concept needs a name"),
     ],
 )
 def test_broken_toml_is_told_in_one_sentence(tmp_path, text, sentence):

@@ -7,14 +7,16 @@ from scipy.sparse import csc_array
 
 from saekit.concepts.matching import (
     Link,
-    Pairs,
-    candidate_pairs,
     chains,
     choose_thresholds,
-    correlations,
     false_discovery_rate,
-    flip_signs,
     match_layers,
+)
+from saekit.concepts.pairing import (
+    Pairs,
+    candidate_pairs,
+    correlations,
+    flip_signs,
     mutual_best,
     shift_activations,
 )
