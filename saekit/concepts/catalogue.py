@@ -33,7 +33,8 @@ class LayerScore:
         threshold: of the strength, whose usual maximum is 1; chosen on the selecting half.
         p99: 99th percentile of each feature's positive activations on the selecting half.
         weights: for output concepts, the direct effect of each feature on the tokens' logits,
-            scaled so that their sum's usual maximum is 1; empty for other kinds.
+            over the deviation of the stream, scaled so that their sum's usual maximum is 1; empty
+            for other kinds.
     """
 
     layer: int
@@ -49,17 +50,22 @@ class LayerScore:
     p99: list[float] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
 
-    def strengths(self, activations: Sequence[float]) -> list[float]:
-        """What each feature brings to the strength: weighted, or as a share of its own p99."""
+    def strengths(self, activations: Sequence[float], deviation: float) -> list[float]:
+        """What each feature brings to the strength: weighted, or as a share of its own p99.
+
+        Args:
+            activations: of the features, at one position.
+            deviation: of the stream there (see `saekit.concepts.outputs.deviations`).
+        """
         if self.weights:
-            return [w * a for w, a in zip(self.weights, activations, strict=True)]
+            return [w * a / deviation for w, a in zip(self.weights, activations, strict=True)]
         usual = self.p99 or [1.0] * len(activations)
         pairs = zip(activations, usual, strict=True)
         return [activation / p99 if p99 > 0 else 0.0 for activation, p99 in pairs]
 
-    def strength(self, activations: Sequence[float]) -> float:
+    def strength(self, activations: Sequence[float], deviation: float) -> float:
         """Weighted sum of the activations for output concepts, else the largest share of p99."""
-        parts = self.strengths(activations)
+        parts = self.strengths(activations, deviation)
         return sum(parts) if self.weights else max(parts, default=0.0)
 
 

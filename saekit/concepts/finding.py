@@ -67,7 +67,9 @@ def find_concepts(
         for name in names:
             if name in outputs:
                 effects = direct_effects(model, dictionaries[layer], outputs[name])
-                output = OutputView(activations, seen.n_first, seen.weights, effects)
+                output = OutputView(
+                    activations, seen.n_first, seen.weights, effects, seen.sigma[layer]
+                )
                 scores[name].append(score_output_layer(output, layer, labels[name], rng))
             else:
                 scores[name].append(score_layer(view, layer, labels[name], rng))

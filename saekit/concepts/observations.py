@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from saekit.activations import Text, check_layers, context_rows, residuals, texts_of, unembed
 from saekit.concepts.definitions import Definition
+from saekit.concepts.outputs import deviations
 from saekit.concepts.sampling import Sampler, Stratum
 from saekit.errors import InputError
 from saekit.model.loading import LanguageModel
@@ -37,6 +38,7 @@ class Observations:
         weights: how many positions of the text each stands for (see `saekit.concepts.sampling`).
         probabilities: per output concept, what the model gives its tokens next.
         layers: per layer, activations as a sparse [position, feature] matrix.
+        sigma: per layer, the stream's deviation (see `saekit.concepts.outputs.deviations`).
     """
 
     ids: Int[np.ndarray, " position"]
@@ -44,6 +46,7 @@ class Observations:
     weights: Float[np.ndarray, " position"]
     probabilities: dict[str, Float[np.ndarray, " position"]]
     layers: dict[int, csc_array]
+    sigma: dict[int, Float[np.ndarray, " position"]]
 
     def labels(self, definition: Definition, token_ids: list[int]) -> Bool[np.ndarray, " position"]:
         """Where a concept holds."""
@@ -87,6 +90,7 @@ class _Pass:
 
     def __init__(self, layers: Sequence[int], outputs: Mapping[str, Sequence[int]]):
         self.rows = {layer: _SparseRows() for layer in layers}
+        self.sigma: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
         self.ids: list[np.ndarray] = []
         self.given: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
         self.positions = 0
@@ -104,7 +108,9 @@ class _Pass:
         words = ids != model.bos
         streams = dict(zip(wanted, residuals(model, ids, wanted), strict=True))
         for layer in layers:
-            self.rows[layer].add(dictionaries[layer], streams[layer][words])
+            x = streams[layer][words]
+            self.rows[layer].add(dictionaries[layer], x)
+            self.sigma[layer].append(deviations(model, x).cpu().numpy())
         self.ids.append(ids[words].cpu().numpy())
         if outputs:
             next_token = unembed(model, streams[model.n_layers][words]).float().softmax(-1)
@@ -192,4 +198,8 @@ def observe(
             for name in outputs
         },
         layers=matrices,
+        sigma={
+            layer: np.concatenate([array for _, part in passes for array in part.sigma[layer]])
+            for layer in dictionaries.layers
+        },
     )

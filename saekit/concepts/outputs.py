@@ -5,8 +5,10 @@ feature.  A feature's weight is not fitted: it is what one unit of it adds along
 
     w_s = (d_s C * gamma_f) . (mean over the tokens of W_U  -  mean over the vocabulary of W_U)
 
-(C centres; the final LayerNorm's scale is left out).  A set says "here" where sum_s w_s f_s
-reaches a threshold; sets of one to four features are grown greedily by F1 + AUROC (the two scores a
+(C centres), over the deviation sigma of the stream at that position, by which the final LayerNorm
+divides.  (Norms differ so much between positions that without sigma not even the exact logit tells
+where a word is likely.)  A set says "here" where sum_s w_s f_s / sigma reaches a threshold; sets of
+one to four features are grown greedily by F1 + AUROC (the two scores a
 concept is accepted by) on the first half of the text and scored on the second, beside the same
 search for shifted labels (selection.py).
 """
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy.sparse import csc_array
+from torch import Tensor
 
 from saekit.concepts.catalogue import LayerScore
 from saekit.concepts.selection import (
@@ -41,12 +44,17 @@ TOP = 0.99  # the usual maximum: this quantile where the concept holds
 def direct_effects(
     model: LanguageModel, dictionary: Dictionary, tokens: Sequence[int]
 ) -> Float[np.ndarray, " d_sae"]:
-    """w_s of every feature: centred logit of the tokens per unit of activation."""
+    """w_s of every feature: centred logit of the tokens per unit of activation, for sigma = 1."""
     W_U = model.hf.lm_head.weight.float()
     direction = W_U[list(tokens)].mean(0) - W_U.mean(0)
     direction = model.hf.transformer.ln_f.weight.float() * direction
     rows = dictionary.W_dec.to(direction)
     return ((rows - rows.mean(1, keepdim=True)) @ direction).cpu().numpy()
+
+
+def deviations(model: LanguageModel, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+    """sigma of a stream: what the final LayerNorm would divide it by."""
+    return (x.float().var(-1, correction=0) + model.hf.transformer.ln_f.eps).sqrt()
 
 
 class OutputView:
@@ -57,6 +65,7 @@ class OutputView:
         n_first: positions of the first half.
         weights: of every position, in all counts.
         effects: see `direct_effects`.
+        sigma: see `deviations`; at every position.
     """
 
     def __init__(
@@ -65,20 +74,21 @@ class OutputView:
         n_first: int,
         weights: Float[np.ndarray, " position"],
         effects: Float[np.ndarray, " d_sae"],
+        sigma: Float[np.ndarray, " position"],
     ):
         self.activations, self.n_first = activations, n_first
-        self.weights, self.effects = weights, effects
+        self.weights, self.effects, self.sigma = weights, effects, sigma
 
     def contributions(self, features: Sequence[int]) -> Float[np.ndarray, "position set"]:
-        """w_s f_s of some features at every position."""
+        """w_s f_s / sigma of some features at every position."""
         chosen = list(features)
         dense = np.asarray(self.activations[:, chosen].todense(), dtype=np.float32)
-        return dense * self.effects[chosen].astype(np.float32)
+        return dense * self.effects[chosen].astype(np.float32) / self.sigma[:, None]
 
     def choose(self, labels: Bool[np.ndarray, " first"]) -> tuple[list[int], float, float]:
         """The best set for labels of the first half: (features, usual maximum, threshold share)."""
         n, weights = self.n_first, self.weights[: self.n_first]
-        totals = (weights * labels) @ self.activations[:n] * self.effects
+        totals = (weights * labels / self.sigma[:n]) @ self.activations[:n] * self.effects
         shortlist = [int(f) for f in np.argsort(-totals)[:SHORTLIST] if totals[f] > 0]
         parts = self.contributions(shortlist)[:n]
         chosen: list[int] = []
@@ -141,7 +151,7 @@ def score_output_layer(
     for _ in range(NULL_TRIALS):
         moved_first, moved_second = shifted(first, rng), shifted(second, rng)
         nulls.append(view.f1_and_more(moved_second, moved_first)[0][0])
-    usual = view.contributions(features)[: view.n_first]
+    usual = np.asarray(view.activations[: view.n_first, features].todense())
     return judged(
         layer,
         features,
@@ -150,10 +160,8 @@ def score_output_layer(
         (int(first.sum()), int(second.sum())),
         threshold=share,
         p99=[
-            float(np.quantile(column[column > 0], TOP)) / float(view.effects[feature])
-            if (column > 0).any()
-            else 0.0
-            for feature, column in zip(features, usual.T, strict=True)
+            float(np.quantile(column[column > 0], TOP)) if (column > 0).any() else 0.0
+            for column in usual.T
         ],
         weights=[float(view.effects[feature]) / top for feature in features],
     )

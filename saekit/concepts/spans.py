@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from saekit.activations import residuals, unembed
-from saekit.concepts.catalogue import Catalogue, Concept, LayerScore
+from saekit.activations import residuals
+from saekit.concepts.catalogue import Catalogue, LayerScore
+from saekit.concepts.outputs import deviations
 from saekit.coordinates import feature_name
 from saekit.errors import MismatchError
 from saekit.model.loading import LanguageModel
 from saekit.sae.storage import DictionarySet
 
 MIN_SHARE = 0.6
-SAID = 0.5  # an output concept's positives, by definition
 MIN_RELATIVE = 0.05  # of a feature's 99th percentile: below, it is not called active
 
 
@@ -88,9 +88,7 @@ def prompt_spans(
     which F1 was measured.  The span is the longest run of layers with an active feature if at
     least half of them have a strong one, else the longest run of layers with a strong one.
 
-    An output concept is there where the sum of its features' effects reaches the threshold, or
-    where the model itself is about to say it (its tokens get at least half) and the sum is above
-    5% of its usual maximum.
+    An output concept is there where the sum of its features' effects reaches the threshold.
 
     Raises:
         InputError: the prompt is empty or longer than the context.
@@ -110,15 +108,7 @@ def prompt_spans(
         for layer, x in zip(layers, streams, strict=True)
     }
 
-    def said(concept: Concept, index: int) -> bool:
-        """Whether the model itself is about to say an output concept's tokens."""
-        if concept.kind != "output" or model.n_layers not in encoded:
-            return False
-        final = streams[layers.index(model.n_layers)][index]
-        probabilities = unembed(model, final[None, None])[0, 0].float().softmax(-1)
-        members = [token for token, text in enumerate(model.vocabulary) if text in concept.tokens]
-        return float(probabilities[members].sum()) >= SAID
-
+    sigma = {layer: deviations(model, x).tolist() for layer, x in zip(layers, streams, strict=True)}
     spans = []
     for concept in catalogue.concepts:
         for index in range(int(model.prepend_bos), len(ids)):
@@ -127,7 +117,7 @@ def prompt_spans(
                 for score in concept.layers
                 if score.found
                 and score.layer in encoded
-                and (rows := _active(score, encoded[score.layer][index], said(concept, index)))
+                and (rows := _active(score, encoded[score.layer][index], sigma[score.layer][index]))
             }
             run = _run(active, layers)
             if run is None:
@@ -146,13 +136,12 @@ def prompt_spans(
 
 
 def _active(
-    score: LayerScore, encoded: Float[torch.Tensor, " d_sae"], said: bool
+    score: LayerScore, encoded: Float[torch.Tensor, " d_sae"], deviation: float
 ) -> list[dict[str, Any]]:
     """The active features of a concept at one layer and position."""
     rows = []
     values = encoded[score.features].tolist()
-    strength = score.strength(values)
-    strong = strength >= score.threshold or (said and strength >= MIN_RELATIVE)
+    strong = score.strength(values, deviation) >= score.threshold
     if score.weights and not strong:  # parts of a sum that is too small are not the concept
         return rows
     for feature, value, p99 in zip(score.features, values, score.p99, strict=True):

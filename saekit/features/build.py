@@ -95,7 +95,7 @@ def build_index(
 
     Args:
         model: the model the dictionaries were trained on.
-        dictionaries: the dictionary set; all layers of one size.
+        dictionaries: the dictionary set.
         documents: text (see `saekit.activations.documents_of`); may be endless.
         out_path: the file to write; an older one is replaced when the new one is complete.
         tokens: how many positions to read, BOS not counted (rounded up to whole contexts).
@@ -118,9 +118,7 @@ def build_index(
     dictionaries.check_model(model)
     wanted = sorted(dictionaries.layers if layers is None else set(layers))
     parts = [dictionaries[layer] for layer in wanted]
-    sizes = sorted({part.d_sae for part in parts})
-    if len(sizes) != 1:
-        raise InputError(f"An index needs layers of one size; these have {sizes} features.")
+    sizes = [part.d_sae for part in parts]
     for name, value in (("tokens", tokens), ("examples", examples), ("samples", samples)):
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1.")
@@ -129,10 +127,9 @@ def build_index(
     context = min(context, model.n_ctx)
     statistics = [
         _LayerStatistics(
-            Moments(sizes[0]), Pairs(sizes[0]), KeptExamples(sizes[0], examples),
-            KeptExamples(sizes[0], samples),
+            Moments(size), Pairs(size), KeptExamples(size, examples), KeptExamples(size, samples)
         )
-        for _ in wanted
+        for size in sizes
     ]  # fmt: skip
     with _spool(out_path) as spool:
         counts = _read_text(model, parts, statistics, documents, tokens, context, seed, spool)
@@ -142,7 +139,8 @@ def build_index(
             "prepend_bos": model.prepend_bos,
             "bos": model.bos,
             "layers": wanted,
-            "d_sae": sizes[0],
+            "d_sae": max(sizes),
+            "sizes": sizes,
             "n_tokens": int(counts.sum()),
             "dictionaries": [dictionary_fingerprint(part) for part in parts],
         }

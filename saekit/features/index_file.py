@@ -30,7 +30,7 @@ class IndexFile:
     Attributes:
         path: the file.
         model, fingerprint: the model's id and the fingerprint of its weights.
-        layers: the layers it covers, ascending; d_sae: features of each.
+        layers: the layers it covers, ascending; sizes: features of each; d_sae: the largest size.
         n_tokens: positions that were read, BOS excluded.
         n_examples, n_samples: places kept per feature.
     """
@@ -50,6 +50,8 @@ class IndexFile:
             self.fingerprint = str(attributes["fingerprint"])
             self.layers = [int(layer) for layer in attributes["layers"]]
             self.d_sae = int(attributes["d_sae"])
+            sizes = attributes.get("sizes", [self.d_sae] * len(self.layers))
+            self.sizes = [int(size) for size in sizes]
             self.n_tokens = int(attributes["n_tokens"])
             self.prepend_bos = bool(attributes["prepend_bos"])
             self.bos = int(attributes["bos"])

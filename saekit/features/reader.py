@@ -5,7 +5,9 @@ window).  `share` datasets are float16 fractions of the feature's maximum, round
 
     attributes       format, schema_version, saekit, model, fingerprint (of the model's weights),
                      dictionaries [L] (fingerprints, see `saekit.features.fingerprint`), layers [L],
-                     d_sae, n_tokens (positions counted, BOS excluded), bos, prepend_bos
+                     d_sae, sizes [L] (features of each layer; rows beyond are zeros; without
+                     it all have d_sae), n_tokens (positions counted, BOS excluded), bos,
+                     prepend_bos
     vocabulary/      bytes uint8 (UTF-8 texts of all tokens, joined), offsets uint32 [V + 1],
                      counts uint32 [V] (occurrences in the indexed text)
     features/        count uint32 [L, F], mean float32 [L, F], maximum float32 [L, F],
@@ -64,21 +66,26 @@ class FeatureIndex(IndexFile):
 
     def densities(self, layer: int) -> Float[np.ndarray, " d_sae"]:
         """P(active) of every feature of a layer."""
-        return (self.summary["count"][self.slot(layer)] / self.n_tokens).astype(np.float32)
+        return (self._summary("count", layer) / self.n_tokens).astype(np.float32)
 
     def means(self, layer: int) -> Float[np.ndarray, " d_sae"]:
         """Mean activation, where active, of every feature of a layer."""
-        return self.summary["mean"][self.slot(layer)].copy()
+        return self._summary("mean", layer)
 
     def maxima(self, layer: int) -> Float[np.ndarray, " d_sae"]:
         """Largest activation of every feature of a layer."""
-        return self.summary["maximum"][self.slot(layer)].copy()
+        return self._summary("maximum", layer)
+
+    def _summary(self, name: str, layer: int) -> np.ndarray:
+        slot = self.slot(layer)
+        return self.summary[name][slot, : self.sizes[slot]].copy()
 
     def top_token_ids(self, layer: int) -> np.ndarray:
         """The token each feature of a layer gives most activation to; -1 for dead features."""
         slot = self.slot(layer)
-        token = self.read("features/token", slot, slice(None), 0).astype(np.int64)
-        return np.where(self.read("features/token_count", slot, slice(None), 0) > 0, token, -1)
+        own = slice(self.sizes[slot])
+        token = self.read("features/token", slot, own, 0).astype(np.int64)
+        return np.where(self.read("features/token_count", slot, own, 0) > 0, token, -1)
 
     def by_token(
         self,
@@ -158,10 +165,10 @@ class FeatureIndex(IndexFile):
 
     def _place(self, layer: int, feature: int) -> tuple[int, int]:
         slot = self.slot(layer)
-        if not 0 <= feature < self.d_sae:
+        if not 0 <= feature < self.sizes[slot]:
             raise InputError(
                 f"Feature {feature_name(layer, feature)} does not exist: layer {layer} has "
-                f"features 0 to {self.d_sae - 1}."
+                f"features 0 to {self.sizes[slot] - 1}."
             )
         return slot, feature
 

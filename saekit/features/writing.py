@@ -146,7 +146,7 @@ class IndexWriter:
     def _set(self, name: str, slot: int, column: np.ndarray) -> None:
         dataset = self._file[name]
         assert isinstance(dataset, h5py.Dataset)
-        dataset[slot] = column.astype(dataset.dtype)
+        dataset[slot, : len(column)] = column.astype(dataset.dtype)
 
     def _feature_tokens(self, pairs: Pairs, maximum: np.ndarray) -> dict[str, np.ndarray]:
         """The tokens with the most total activation of every feature."""

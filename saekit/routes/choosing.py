@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from saekit.concepts.catalogue import Catalogue, Concept
+from saekit.concepts.outputs import deviations
 from saekit.coordinates import feature_name, parse_feature
 from saekit.errors import InputError
 from saekit.model.forward import ExactGPT2, Forward
@@ -151,9 +152,11 @@ class TargetChooser:
             if not score.found or score.layer not in self.dictionaries.layers:
                 continue
             acts = self._activations(score.layer)[score.features].tolist()
-            parts = score.strengths(acts)
+            deviation = float(deviations(self.model, self.clean.resid[score.layer, self.query]))
+            parts = score.strengths(acts, deviation)
             here = (concept.name, score.layer) in self._spanned
-            if max(parts, default=0.0) > 0 and (here or score.strength(acts) >= score.threshold):
+            strong = score.strength(acts, deviation) >= score.threshold
+            if max(parts, default=0.0) > 0 and (here or strong):
                 return score.layer, score.features[parts.index(max(parts))]
         return None
 

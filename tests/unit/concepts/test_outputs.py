@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.sparse import csc_array
 
-from saekit.concepts.outputs import OutputView, direct_effects, score_output_layer
+from saekit.concepts.outputs import OutputView, deviations, direct_effects, score_output_layer
 from saekit.sae.dictionary import Dictionary
 
 
@@ -33,6 +33,16 @@ def test_direct_effect_is_the_change_of_the_centred_logit(tiny_model):
         )
 
 
+def test_effect_over_sigma_is_the_change_of_the_logit(tiny_model):
+    """A stream plus one row: the centred logit changes by w / sigma, if sigma stays the same."""
+    generator = torch.Generator().manual_seed(0)
+    x = 7 * torch.randn(tiny_model.d_model, generator=generator)
+    sigma = deviations(tiny_model, x)
+    ln_f = tiny_model.hf.transformer.ln_f
+    expected = (x - x.mean()) / sigma * ln_f.weight + ln_f.bias
+    assert torch.allclose(ln_f(x), expected, atol=1e-5)
+
+
 @pytest.fixture
 def planted():
     """2,000 positions: the concept holds where the two writers of it sum to 10; either alone,
@@ -46,10 +56,13 @@ def planted():
     acts[:, 1] = np.where(labels, 4, np.where(acts[:, 0] > 0, 0, 4 * (rng.random(n) < 0.3)))
     acts[:, 2] = 9 * (rng.random(n) < 0.5)
     effects = np.array([1.0, 1.0, 0.0, -1.0])
-    return OutputView(csc_array(acts), n // 2, np.ones(n), effects), labels
+    # the stream is up to 100 times longer at some positions: only relative to it is 10 reached
+    sigma = np.exp(rng.uniform(-2.3, 2.3, n)).astype(np.float32)
+    return OutputView(csc_array(acts * sigma[:, None]), n // 2, np.ones(n), effects, sigma), labels
 
 
 def test_a_sum_is_found_where_no_feature_alone_would_do(planted):
+    """Mutation tried: contributions not divided by sigma."""
     view, labels = planted
     score = score_output_layer(view, 12, labels, np.random.default_rng(0))
     assert score.found
@@ -61,12 +74,15 @@ def test_a_sum_is_found_where_no_feature_alone_would_do(planted):
     by_feature = dict(zip(score.features, score.weights, strict=True))
     assert by_feature == pytest.approx({0: 0.1, 1: 0.1})
     assert 0.6 < score.threshold <= 1
-    assert score.strength([6.0, 4.0] if score.features == [0, 1] else [4.0, 6.0]) >= score.threshold
+    acts = [6.0, 4.0] if score.features == [0, 1] else [4.0, 6.0]
+    assert score.strength(acts, 1.0) >= score.threshold
+    assert score.strength([30 * a for a in acts], 30.0) == pytest.approx(score.strength(acts, 1.0))
+    assert score.strength(acts, 2.0) < score.threshold
 
 
 def test_an_absent_concept_is_not_found():
     rng = np.random.default_rng(2)
     acts = rng.random((2000, 6)).astype(np.float32) * (rng.random((2000, 6)) < 0.2)
     labels = rng.random(2000) < 0.03
-    view = OutputView(csc_array(acts), 1000, np.ones(2000), np.ones(6))
+    view = OutputView(csc_array(acts), 1000, np.ones(2000), np.ones(6), np.ones(2000))
     assert not score_output_layer(view, 3, labels, rng).found
