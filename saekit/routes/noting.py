@@ -62,7 +62,7 @@ def notes(circuit: Circuit, automatic_key: bool = False) -> list[str]:
 
 
 def _quoted(token: str) -> str:
-    return '"' + token.replace("\n", "\\n") + '"'
+    return "'" + token.replace("\n", "\\n") + "'"
 
 
 def _why_this_key(circuit: Circuit) -> list[str]:
@@ -85,11 +85,13 @@ def _refused_causal_shares(circuit: Circuit) -> list[str]:
     key, lines = circuit.key, []
     everything = ("all edges into the query", circuit.all_edges_drop)
     of_key = (f"all heads' edges from position {key}", circuit.key_edges_drop)
-    named = [("set", circuit.set)]
-    if set(circuit.shown.heads) != set(circuit.set.heads):
-        named.append(("heads shown", circuit.shown))
-    for name, heads in named:
-        shares = ((heads.share_causal, everything), (heads.share_causal_of_key, of_key))
+    chosen, shown = circuit.set, circuit.shown
+    named = [
+        ("set", chosen, ((chosen.share_causal, everything), (chosen.share_causal_of_key, of_key)))
+    ]
+    if set(shown.heads) != set(chosen.heads):  # only this share of them is written anywhere
+        named.append(("heads shown", shown, ((shown.share_causal, everything),)))
+    for name, heads, shares in named:
         for share, (what, drop) in shares:
             if heads.heads and share is None:
                 lines.append(
