@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saekit.activations.narrow import NarrowForward, can_run
 from saekit.activations.residuals import check_layers, residuals
 from saekit.activations.rows import Rows, Text, TextRows
 from saekit.model.loading import LanguageModel
@@ -90,6 +91,8 @@ class ModelActivations:
         self.layers = check_layers(model, layers)
         self.rows_per_pass = max(1, FORWARD_TOKENS // context)
         self._rows = TextRows(model, text, context)
+        narrow = bf16 and can_run(model)
+        self._narrow = NarrowForward(model, self.rows_per_pass * context) if narrow else None
 
     @property
     def d_model(self) -> int:
@@ -111,7 +114,10 @@ class ModelActivations:
         """The activations of rows, BOS positions left out."""
         ids = torch.from_numpy(rows.ids).long().to(self.device)
         keep = (ids != self.model.bos).flatten().nonzero().squeeze(1)
-        stream = residuals(self.model, ids, self.layers, self.bf16)
+        if self._narrow:
+            stream = self._narrow(ids, self.layers)
+        else:
+            stream = residuals(self.model, ids, self.layers, self.bf16)
         return stream.flatten(1, 2).index_select(1, keep)
 
     def next_pass(self) -> Float[Tensor, "layer token d_model"] | None:
