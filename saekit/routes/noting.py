@@ -87,10 +87,10 @@ def _refused_causal_shares(circuit: Circuit) -> list[str]:
     of_key = (f"all heads' edges from position {key}", circuit.key_edges_drop)
     chosen, shown = circuit.set, circuit.shown
     named = [
-        ("set", chosen, ((chosen.share_causal, everything), (chosen.share_causal_of_key, of_key)))
+        ("set", chosen, [(chosen.share_causal, everything), (chosen.share_causal_of_key, of_key)])
     ]
     if set(shown.heads) != set(chosen.heads):  # only this share of them is written anywhere
-        named.append(("heads shown", shown, ((shown.share_causal, everything),)))
+        named.append(("heads shown", shown, [(shown.share_causal, everything)]))
     for name, heads, shares in named:
         for share, (what, drop) in shares:
             if heads.heads and share is None:
