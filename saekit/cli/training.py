@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saekit.cli.common import (
     Command,
@@ -17,8 +17,11 @@ from saekit.cli.common import (
     show,
     text_name,
 )
-from saekit.errors import InputError
+from saekit.errors import InputError, SaekitError
 from saekit.sae.config import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from saekit.activations import CachedActivations
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -51,6 +54,26 @@ def _layer_settings(given: list[str], n_layers: int) -> dict[int, dict[str, Any]
     return settings
 
 
+def _cached(
+    model: Any, text: Any, config: Any, world: Any, path: Path, name: str
+) -> "CachedActivations":
+    """The activation cache of a run: written first where it is missing or was cut short."""
+    from saekit.activations import CachedActivations, check_layers, tokens_to_read, write_cache
+
+    layers = check_layers(model, config.layers)
+    needed = tokens_to_read(config.tokens, config.batch_tokens, config.buffer_tokens)
+    failure = None
+    if world.is_first:
+        try:
+            write_cache(model, text, path, needed, layers, config.context, name, bf16=config.bf16)
+        except SaekitError as error:
+            failure = error
+    world.check(failure)
+    cache = CachedActivations(path, world.own(layers), model.device)
+    cache.check(model, config.context, needed, name)
+    return cache
+
+
 def _train(args: argparse.Namespace) -> None:
     import torch
 
@@ -74,9 +97,12 @@ def _train(args: argparse.Namespace) -> None:
         sinks.append(tensorboard_sink(Path(args.tensorboard)))
     if args.wandb and world.is_first:
         sinks.append(wandb_sink(args.wandb, config.to_dict()))
+    text: Any = lambda: open_text(args.text, seed=config.seed)  # noqa: E731
+    if args.cache:
+        text = _cached(model, text, config, world, Path(args.cache), text_name(args))
     dictionaries = train(
         model,
-        lambda: open_text(args.text, seed=config.seed),
+        text,
         config,
         out=Path(args.out),
         resume=args.resume,
@@ -141,6 +167,7 @@ def add(command: Command) -> None:
     sub.add_argument("--checkpoint-tokens", type=int, help="tokens between checkpoints")
     sub.add_argument("--context", type=int, help="tokens per row")
     sub.add_argument("--resume", action="store_true", help="continue the run in --out")
+    sub.add_argument("--cache", metavar="FILE.h5", help="write activations there, or reuse them")
     sub.add_argument("--tensorboard", metavar="DIR", help="also write TensorBoard events")
     sub.add_argument("--wandb", metavar="PROJECT", help="also send to Weights & Biases")
     sub.add_argument("--float32", action="store_true", help="no bfloat16 anywhere: slower, exact")
