@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ def say(text: Any) -> None:
         from rich.console import Console
 
         Console().print(text)
+
+
+def note(text: str) -> None:
+    """Tell people something that is not the result."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def show(args: argparse.Namespace, document: Any, table: Any) -> None:

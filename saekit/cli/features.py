@@ -9,6 +9,7 @@ from saekit.cli.common import (
     add_text,
     dictionary_folder,
     held_out_text,
+    note,
     open_set,
     show,
     text_name,
@@ -74,7 +75,10 @@ def _concepts(args: argparse.Namespace) -> None:
             tokens=args.tokens,
             text_name=f"{text_name(args)} (held out)",
         )
-        catalogue.save(Path(args.out) if args.out else path)
+        if args.file and not args.out:
+            note(f"not stored: give --out to keep these (the catalogue of the set is {path})")
+        else:
+            catalogue.save(Path(args.out) if args.out else path)
     else:
         catalogue = Catalogue.load(path)
     if args.concept:
@@ -116,4 +120,4 @@ def add(command: Command) -> None:
     sub.add_argument("--concept", help="only this one")
     sub.add_argument("--file", help="own definitions (TOML)")
     sub.add_argument("--find", action="store_true", help="search again even if already stored")
-    sub.add_argument("--out", help="file to write (default DIR/concepts.json)")
+    sub.add_argument("--out", help="file to write (default DIR/concepts.json; with --file none)")

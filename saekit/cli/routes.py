@@ -64,6 +64,8 @@ def _report(args: argparse.Namespace) -> None:
 
 def _view(args: argparse.Namespace) -> None:
     folder = dictionary_folder(args)
+    if args.json:
+        raise InputError("view opens a page: it has no --json.")
     if not (folder / "manifest.json").exists():
         raise InputError(f"{folder} holds no dictionary set: train one with saekit train.")
     command = [sys.executable, "-m", "streamlit", "run", str(bundled("app/viewer.py"))]

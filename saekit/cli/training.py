@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 def _demo(args: argparse.Namespace) -> None:
     from saekit.demo import run_demo
 
-    run_demo(Path(args.out), tokens=args.tokens, say=say)
+    silent: Callable[[Any], None] = lambda text: None  # noqa: E731
+    seconds = run_demo(Path(args.out), tokens=args.tokens, say=silent if args.json else say)
+    if args.json:
+        show(args, {"out": args.out, "seconds": seconds}, "")
 
 
 def _layer_settings(given: list[str], n_layers: int) -> dict[int, dict[str, Any]]:

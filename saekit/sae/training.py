@@ -186,6 +186,8 @@ class Run:
         found = None
         if resume:
             found = checkpoint.read_checkpoint(self.work, self.config, self.model.fingerprint)
+            if found is None:
+                logger.warning("%s holds no checkpoint: starting from the beginning", self.work)
         if found is None:
             self.buffer.fill()
             for slot, training in enumerate(self.layers):
