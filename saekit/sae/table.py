@@ -7,10 +7,11 @@ from rich.table import Table
 
 
 def evaluation_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Metrics of `saekit.sae.evaluation.evaluate` for a terminal."""
+    """The main metrics of `saekit.sae.evaluation.evaluate` for a terminal (`--json` has all)."""
     tokens = f"{rows[0]['tokens']:,}" if rows else "0"
+    kinds = ", ".join(sorted({row["architecture"] for row in rows}))
     table = Table(
-        title=f"Dictionaries on {tokens} held-out tokens",
+        title=f"Dictionaries ({kinds}) on {tokens} held-out tokens",
         caption="FVU: fraction of variance unexplained. CE recovered: 1 = the model predicts as "
         "well with the dictionary spliced in, 0 = as badly as with zeros. Dead: never active here.",
         title_justify="left",

@@ -8,7 +8,8 @@ import torch
 from saekit.activations import context_rows, residuals
 from saekit.errors import InputError
 from saekit.sae.dictionary import Dictionary
-from saekit.sae.evaluation import evaluate
+from saekit.sae.evaluation import density_histogram, evaluate
+from saekit.sae.folding import fold_centring
 from saekit.text import relational
 
 
@@ -30,13 +31,24 @@ def linear(layer, factor):
     )
 
 
+def evaluated(model, documents, tokens):
+    """The rows that `evaluate` takes for this many tokens."""
+    rows, words = [], 0
+    for row in context_rows(model, documents, 32):
+        rows.append(torch.from_numpy(row).long())
+        words += int((row != model.bos).sum())
+        if words >= tokens:
+            return torch.stack(rows)
+    raise AssertionError("short text")
+
+
 def test_identity_scores_one_and_zero_scores_zero(tiny_model, documents):
-    perfect = evaluate(tiny_model, [linear(layer, 1.0) for layer in range(4)], documents, 400, 32)
-    nothing = evaluate(tiny_model, [linear(layer, 0.0) for layer in range(4)], documents, 400, 32)
+    perfect = evaluate(tiny_model, [linear(layer, 1.0) for layer in range(4)], documents, 1000, 32)
+    nothing = evaluate(tiny_model, [linear(layer, 0.0) for layer in range(4)], documents, 1000, 32)
     for layer in range(4):
         good, bad = perfect[layer], nothing[layer]
         assert good["layer"] == layer
-        assert good["tokens"] >= 400
+        assert good["tokens"] >= 1000
         assert good["ce_loss_score"] == pytest.approx(1, abs=1e-5)
         assert good["kl_div_score"] == pytest.approx(1, abs=1e-5)
         assert good["fvu"] == pytest.approx(0, abs=1e-10)
@@ -56,8 +68,8 @@ def test_losses_are_those_of_hugging_face(tiny_model, documents):
     found = evaluate(tiny_model, [linear(2, 0.5)], documents, 200, 32)[0]
     rows = context_rows(tiny_model, documents, 32)
     total = predictions = tokens = 0
-    while tokens < 200:  # passes of 1024 // 32 rows
-        ids = torch.stack([torch.from_numpy(row) for row in islice(rows, 32)]).long()
+    while tokens < 200:
+        ids = torch.stack([torch.from_numpy(row) for row in islice(rows, 1)]).long()
         with torch.no_grad():
             losses = tiny_model.hf(ids).logits[:, :-1].log_softmax(-1)
         losses = -losses.gather(2, ids[:, 1:, None])[..., 0]
@@ -72,8 +84,7 @@ def test_losses_are_those_of_hugging_face(tiny_model, documents):
 def test_splice_goes_in_at_its_layer_and_leaves_bos(tiny_model, documents):
     """CE with half the stream, by a hook on the Hugging Face model."""
     found = evaluate(tiny_model, [linear(1, 0.5)], documents, 200, 32)[0]
-    rows = list(islice(context_rows(tiny_model, documents, 32), 32))
-    ids = torch.stack([torch.from_numpy(row) for row in rows]).long()
+    ids = evaluated(tiny_model, documents, 200)
     words = ids != tiny_model.bos
 
     def halve(module, inputs):
@@ -91,8 +102,7 @@ def test_splice_goes_in_at_its_layer_and_leaves_bos(tiny_model, documents):
 def test_reconstruction_figures_by_hand(tiny_model, documents):
     """Half of each activation: figures from the raw stream."""
     found = evaluate(tiny_model, [linear(3, 0.5)], documents, 200, 32)[0]
-    rows = list(islice(context_rows(tiny_model, documents, 32), 32))
-    ids = torch.stack([torch.from_numpy(row) for row in rows]).long()
+    ids = evaluated(tiny_model, documents, 200)
     x = residuals(tiny_model, ids, [3])[0][ids != tiny_model.bos].double()
     mse = (x / 2).square().sum(1).mean().item()
     variance = (x - x.mean(0)).square().sum(1).mean().item()
@@ -117,3 +127,69 @@ def test_short_text(tiny_model, documents):
     assert 0 < found["tokens"] < 10_000
     with pytest.raises(InputError, match="shorter than one context"):
         evaluate(tiny_model, [linear(0, 1.0)], ["short"], 100, 32)
+
+
+def kinds_of_rows(model, documents):
+    """Rows of one document, rows of several, and the text of both."""
+    ids = evaluated(model, documents, 1500)
+    alone = (ids == model.bos).sum(1) == 1
+    assert 3 <= alone.sum() < len(ids)
+    return ids, alone
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_the_zero_ablation_is_that_of_each_row_by_itself(tiny_model, documents, layer):
+    """Rows that are alike are run once, over several passes; by a hook every row is run.
+
+    Mutations tried: rows with a second BOS counted as alike; positions of the remembered row off
+    by one; BOS set to zero.
+    """
+    ids, _ = kinds_of_rows(tiny_model, documents)
+    words = ids != tiny_model.bos
+    found = evaluate(tiny_model, [linear(layer, 0.5)], documents, 1500, 32)[0]
+
+    def to_zero(module, inputs):
+        return (inputs[0] * ~words[..., None], *inputs[1:])
+
+    with torch.no_grad():
+        clean = tiny_model.hf(ids).logits.log_softmax(-1)[:, :-1]
+        handle = tiny_model.hf.transformer.h[layer].register_forward_pre_hook(to_zero)
+        changed = tiny_model.hf(ids).logits.log_softmax(-1)[:, :-1]
+        handle.remove()
+    keep = words[:, :-1] & words[:, 1:]
+    ce = -changed.gather(2, ids[:, 1:, None])[..., 0][keep].mean()
+    kl = (clean.exp() * (clean - changed)).sum(-1)[keep].mean()
+    assert found["ce_loss_with_ablation"] == pytest.approx(ce.item(), rel=1e-5)
+    assert found["kl_div_with_ablation"] == pytest.approx(kl.item(), rel=1e-5)
+
+
+def test_density_histogram_by_hand():
+    rate = torch.tensor([0.0, 0.0, 1e-9, 1e-6, 0.02, 0.04, 0.5, 1.0])
+    found = density_histogram(rate)
+    assert found["never"] == 2
+    assert sum(found["features"]) == 6
+    assert found["log10_rate"][0] == -6 and found["log10_rate"][-1] == 0
+    # bins of half a decade: 1e-9 and 1e-6 in the first; log10 0.02 = -1.7, 0.04 = -1.4
+    assert found["features"] == [2, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 2]
+
+
+def test_passes_do_not_change_the_figures(tiny_model, documents, monkeypatch):
+    from saekit.sae import evaluation
+
+    dictionaries = [linear(1, 0.5)]
+    (one,) = evaluate(tiny_model, dictionaries, documents, 1500, 32)
+    monkeypatch.setattr(evaluation, "_PASS_TOKENS", 64)
+    (many,) = evaluate(tiny_model, dictionaries, documents, 1500, 32)
+    del one["explained_variance_legacy"], many["explained_variance_legacy"]  # by definition
+    assert one.pop("density_histogram") == many.pop("density_histogram")
+    assert one.keys() == many.keys()
+    for name, value in one.items():
+        same = value == many[name] if isinstance(value, str) else None
+        assert same or value == pytest.approx(many[name], rel=1e-5), name
+
+
+def test_a_centred_dictionary_is_judged_on_the_uncentred_stream(tiny_model, documents):
+    """+-unit features of the centred stream: the mean comes back, so nothing is lost."""
+    found = evaluate(tiny_model, [fold_centring(linear(1, 1.0))], documents, 200, 32)[0]
+    assert found["fvu"] == pytest.approx(0, abs=1e-9)
+    assert found["ce_loss_score"] == pytest.approx(1, abs=1e-4)
