@@ -87,8 +87,8 @@ def compare(found, theirs, density):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layer", [1, 3])
 def test_every_shared_metric_agrees(tmp_path, tiny_model, documents, ids, lens, kind, layer):
-    """Mutations tried: KL without the last position; BOS left in the ablation; legacy variance of
-    the whole text; l1 without the absolute value (abstopk)."""
+    """Mutations tried: KL without the last position; BOS left in the ablation; legacy variance
+    about zero; l1 without the absolute value (abstopk)."""
     from sae_lens import SAE
 
     x = residuals(tiny_model, ids, [layer])[0]

@@ -117,7 +117,7 @@ def saelens_made(folder, kind, **settings):
 @pytest.mark.parametrize("normalisation", ["none", "layer_norm", "constant_norm_rescale"])
 def test_a_folder_of_saelens_opens_with_equal_outputs(tmp_path, kind, normalisation):
     k = {"k": 4} if "topk" in kind else {}
-    # mutation tried: layer_norm with the biased standard deviation; eps also on the way out
+    # mutation tried: layer_norm with the biased standard deviation
     theirs = saelens_made(tmp_path, kind, normalize_activations=normalisation, **k)
     own = load_dictionary(tmp_path)
     assert own.layer == 3

@@ -88,8 +88,7 @@ def test_reading_by_the_equations(tmp_path, kind):
     dictionary = read_folder(tmp_path / "a")
     assert dictionary.layer == 6  # the output of block 5
     assert dictionary.metadata["model_name"] == "gpt2"
-    # mutations tried: W_dec not transposed; JumpReluAutoEncoder with b_dec subtracted; TopK's
-    # threshold used; AutoEncoder not rescaled
+    # mutations tried: JumpReluAutoEncoder with b_dec subtracted; AutoEncoder not rescaled; layer 5
     assert torch.allclose(dictionary.encode(X), features, atol=1e-4)
     assert torch.allclose(dictionary.reconstruct(X), rebuilt, atol=1e-4)
 
@@ -172,6 +171,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path):
             return type(marker).touch, (marker,)
 
     torch.save({"encoder.weight": Attack()}, tmp_path / "a/ae.pt")
+    # mutation tried: weights_only=False
     with pytest.raises(FormatError, match="is not a file of tensors only"):
         read_folder(tmp_path / "a")
     assert not marker.exists()

@@ -50,7 +50,7 @@ def test_reading_by_the_equations(tmp_path):
     features, rebuilt = equations(made_by_hand(tmp_path / "h.5"), X)
     dictionary = read_folder(tmp_path / "h.5")
     assert (dictionary.layer, dictionary.k, dictionary.d_sae) == (6, 4, 24)
-    # mutations tried: W_enc not transposed (shape); layer 5; b_dec not subtracted
+    # mutations tried: layer 5; b_dec not subtracted
     assert torch.allclose(dictionary.encode(X), features, atol=1e-5)
     assert torch.allclose(dictionary.reconstruct(X), rebuilt, atol=1e-5)
 
