@@ -16,7 +16,13 @@ from saekit.heads.scores import HeadScores
 from saekit.heads.wording import how_measured, panel_titles
 
 CELL = 26  # pixels
-SHAPES = {"x": "M-1,-1L1,1M1,-1L-1,1", "dot": "circle"}
+# Both are strokes, so that legends (which fill no stroked shape) look like the cells: the dot is
+# two rings, one in the other.
+SHAPES = {
+    "x": "M-1,-1L1,1M1,-1L-1,1",
+    "dot": "M-.6,0A.6,.6,0,1,1,.6,0A.6,.6,0,1,1,-.6,0"
+    "M-.12,0A.12,.12,0,1,1,.12,0A.12,.12,0,1,1,-.12,0",
+}
 PNG_SCALE = 2
 _MARK = "#d62728"
 _WRAP = 140  # characters of the line under the chart
@@ -57,14 +63,12 @@ def _marks(classes: HeadClasses, panel: str) -> Any:
         "class:N",
         scale=alt.Scale(domain=names, range=[SHAPES[c.mark] for c in drawn]),
         legend=alt.Legend(
-            title=classes.title, orient="bottom", direction="horizontal", symbolFillColor=_MARK,
-            symbolStrokeColor=_MARK, symbolStrokeWidth=2, symbolSize=80, titleLimit=400,
+            title=classes.title, orient="bottom", direction="horizontal", titleLimit=400,
+            labelLimit=300, symbolStrokeColor=_MARK, symbolStrokeWidth=2.6, symbolSize=95,
         ),
     )  # fmt: skip
-    below = base.mark_point(filled=True, size=70, strokeWidth=5, stroke="white", opacity=1)
-    above = base.mark_point(
-        filled=True, size=70, strokeWidth=2.4, stroke=_MARK, fill=_MARK, opacity=1
-    )
+    below = base.mark_point(filled=False, size=95, strokeWidth=5.5, stroke="white", opacity=1)
+    above = base.mark_point(filled=False, size=95, strokeWidth=2.6, stroke=_MARK, opacity=1)
     return alt.layer(below.encode(shape=shape), above.encode(shape=shape))
 
 

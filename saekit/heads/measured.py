@@ -31,6 +31,7 @@ from saekit.heads.stories import (
 from saekit.model.forward import ExactGPT2
 from saekit.model.loading import LanguageModel
 
+NEGATIVE = "Negative (against the name it attends to)"
 ATTENDS = 0.1  # about twice an even share of a 20-token story
 SHARE = 0.02  # of the model's name logit: 50 such heads would make the whole of it
 ERRORS = 3.0  # standard errors that a mean must be away from 0
@@ -69,18 +70,15 @@ def classify(
     against_answer = reads_answer & _clearly(-m.raises_answer, SHARE * total)
     against_other = reads_other & _clearly(-m.raises_other, SHARE * total)
     lowered = np.maximum(-m.raises_answer.mean(0), -m.raises_other.mean(0))
-    backup = np.zeros_like(mover)
     strength = m.raises_answer.mean(0)
-    if after is not None:
-        growth = after - m.drop
-        backup = ~mover & reads_answer & _clearly(m.raises_answer, 0.0)
-        backup &= _clearly(growth, SHARE * total)
-        return (
-            _heads(mover, strength),
-            _heads(backup, growth.mean(0)),
-            _heads(against_answer | against_other, lowered),
-        )
-    return _heads(mover, strength), [], _heads(against_answer | against_other, lowered)
+    growth = np.zeros_like(m.drop) if after is None else after - m.drop
+    backup = ~mover & reads_answer & _clearly(m.raises_answer, 0.0)
+    backup &= _clearly(growth, SHARE * total)
+    return (
+        _heads(mover, strength),
+        _heads(backup, growth.mean(0)),
+        _heads(against_answer | against_other, lowered),
+    )
 
 
 def passing_by_chance(m: StoryMeasures) -> int:
@@ -138,7 +136,7 @@ def measured_classes(
         f"measured by saekit on {n} two-name stories that {model.id} answers with an accuracy of "
         f"{accuracy:.2f}: attention to the name, what the head writes to its logit, ablation"
     )
-    groups = {"Name Mover": movers, "Backup": backups, "Negative": negative}
+    groups = {"Name Mover": movers, "Backup": backups, NEGATIVE: negative}
     return HeadClasses(
         title=f"Measured here ({n} two-name stories)",
         measured=True,
@@ -146,7 +144,7 @@ def measured_classes(
         drawn=[
             HeadClass("Name Mover", "scores", "x", movers),
             HeadClass("Backup", "scores", "dot", backups),
-            HeadClass("Negative (against the name it attends to)", "suppression", "x", negative),
+            HeadClass(NEGATIVE, "suppression", "x", negative),
         ],
         evidence=_evidence(m, after, groups),
         baseline={

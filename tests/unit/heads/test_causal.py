@@ -8,7 +8,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saekit.heads.causal import causal_check, random_head_sets, relation_prompts
@@ -21,6 +21,7 @@ from saekit.model.loading import load_model
 HEADS = [(layer, head) for layer in range(3) for head in range(4)]
 
 
+@settings(deadline=None)
 @given(heads=st.lists(st.sampled_from(HEADS), min_size=1, max_size=6, unique=True))
 def test_random_sets_have_the_form_of_the_tested_one(heads):
     wanted = Counter(layer for layer, _ in heads)

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from saekit.heads.chart import atlas_chart, atlas_html, atlas_png, atlas_svg
+from saekit.heads.chart import SHAPES, atlas_chart, atlas_html, atlas_png, atlas_svg
 from saekit.heads.classes import IOI_TITLE, ioi_classes
 from tests.unit.heads.samples import atlas
 
@@ -54,7 +54,7 @@ def test_classes_are_drawn_on_their_panel_with_their_mark():
     heads, shape = marks(left)
     assert heads == {("L1-H2", "Name Mover"), ("L1-H1", "Backup")}
     assert shape["scale"]["domain"] == ["Name Mover", "Backup"]
-    assert shape["scale"]["range"][0].startswith("M") and shape["scale"]["range"][1] == "circle"
+    assert shape["scale"]["range"] == [SHAPES["x"], SHAPES["dot"]]
     assert shape["legend"]["title"] == "Measured here"
     assert marks(right)[0] == {("L0-H1", "Negative")}
     assert marks(panels(classes=ioi_classes())[0])[1]["legend"]["title"] == IOI_TITLE

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saekit.errors import InputError
@@ -77,6 +77,7 @@ words = st.text(
 )
 
 
+@settings(deadline=None)
 @given(pairs=st.lists(st.tuples(words, words), min_size=1, max_size=20, unique=True))
 def test_files_of_every_form_give_the_same_pairs(pairs, tmp_path_factory):
     import csv

@@ -62,3 +62,15 @@ def test_strength_is_the_best_logit_above_the_mean_of_its_row():
     assert values == pytest.approx(above.sort(descending=True).values[:N_INPUTS].numpy(), rel=1e-4)
     assert above[inputs[0]] == above.max()
     assert outputs[0, 0] == logits[inputs[0]].argmax()
+
+
+def test_each_layer_is_given_its_own_input():
+    """In a random model the first MLP is no identity: layer 1 reads it, layer 0 does not."""
+    model = with_words(random_model(seed=3, n_layers=2, n_heads=2, d_model=16, vocabulary=50))
+    exact, everything = ExactGPT2(model), torch.arange(50)
+    found = salient_operations(model, exact, [((0, 1), False), ((1, 1), False)])
+    for layer, entry in enumerate(found):
+        own = head_input(exact, everything, layer)
+        values, _, _ = strongest(exact, (layer, 1), own, False)
+        listed = sorted((row["strength"] for row in entry["rows"]), reverse=True)
+        assert listed == pytest.approx(values.tolist(), abs=1e-3)

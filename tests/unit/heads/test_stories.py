@@ -1,8 +1,8 @@
 """Stories and what is measured on them, against whole runs of the model.
 
-Mutations tried by hand, each of which fails here: heads removed at every position instead of the
-last; gamma_f left out of the direct attribution; its direction not centred; IO and S exchanged;
-the names of the story counted among the controls.
+Mutations tried by hand, each of which fails here: only a removed head's edge to the last
+position cut; gamma_f left out of the direct attribution; its direction not centred; IO and S
+exchanged; the names of the story counted among the controls.
 """
 
 import pytest
@@ -93,6 +93,8 @@ def test_measures_are_those_of_their_parts(setting):
         assert m.to_answer[row, 9, 8] == pytest.approx(pattern[9, 8, story.answer_at[0]].item())
         other = sum(pattern[5, 7, at].item() for at in story.other_at)
         assert m.to_other[row, 5, 7] == pytest.approx(other)
+        raised = written(exact, clean, (story.answer, story.other), story)[:, 5, 7].tolist()
+        assert [m.raises_answer[row, 5, 7], m.raises_other[row, 5, 7]] == pytest.approx(raised)
         following = stories[(row + 1) % 3].answer
         expected = written(exact, clean, (following,), story)[0, 9, 8].item()
         assert m.raises_unrelated[row, 9, 8] == pytest.approx(expected)
