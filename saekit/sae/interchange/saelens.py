@@ -67,7 +67,7 @@ def read_release(release: str, ids: Sequence[str] | None = None) -> Iterator[Dic
                     release, sae_id, device="cpu", dtype="float32"
                 )
         except (OSError, HfHubHTTPError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".") if str(error) else "no reason"
+            reason = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".") or "no reason"
             raise InputError(
                 f'SAELens gave no dictionary "{sae_id}" of "{release}" ({reason}): '
                 "check both names and the network, or import a folder."

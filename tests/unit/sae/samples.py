@@ -26,3 +26,22 @@ def random_dictionary(kind, layer=1, d_in=8, d_sae=24, **fields):
     if kind in WITH_K:
         weights["k"] = 4
     return Dictionary(layer=layer, architecture=kind, **{**weights, **fields})
+
+
+def hooked(model, centred):
+    """A saekit model in TransformerLens, with centred writing weights or with all as stored."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+
+    config = model.hf.config
+    settings = HookedTransformerConfig(
+        n_layers=config.n_layer, d_model=config.n_embd, n_ctx=config.n_positions,
+        d_head=config.n_embd // config.n_head, n_heads=config.n_head, d_vocab=config.vocab_size,
+        act_fn="gelu_new", normalization_type="LN", device="cpu",
+    )  # fmt: skip
+    lens = HookedTransformer(settings)
+    lens.load_and_process_state_dict(
+        convert_gpt2_weights(model.hf, settings), fold_ln=False, center_unembed=False,
+        fold_value_biases=False, center_writing_weights=centred,
+    )  # fmt: skip
+    return lens

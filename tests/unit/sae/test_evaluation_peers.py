@@ -12,7 +12,7 @@ from saekit.sae.evaluation import density_histogram, evaluate
 from saekit.sae.storage import DictionarySet, save_dictionary
 from saekit.sae.training import train
 from saekit.text import relational
-from tests.unit.sae.samples import KINDS, random_dictionary
+from tests.unit.sae.samples import KINDS, hooked, random_dictionary
 
 CONTEXT, ROWS = 32, 16
 SHARED = (
@@ -36,22 +36,7 @@ def ids(tiny_model, documents):
 
 @pytest.fixture(scope="module")
 def lens(tiny_model):
-    """The tiny model in TransformerLens, weights unprocessed."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
-
-    config = tiny_model.hf.config
-    settings = HookedTransformerConfig(
-        n_layers=config.n_layer, d_model=config.n_embd, n_ctx=config.n_positions,
-        d_head=config.n_embd // config.n_head, n_heads=config.n_head, d_vocab=config.vocab_size,
-        act_fn="gelu_new", normalization_type="LN", device="cpu",
-    )  # fmt: skip
-    hooked = HookedTransformer(settings)
-    hooked.load_and_process_state_dict(
-        convert_gpt2_weights(tiny_model.hf, settings), fold_ln=False, center_unembed=False,
-        fold_value_biases=False, center_writing_weights=False,
-    )  # fmt: skip
-    return hooked
+    return hooked(tiny_model, centred=False)
 
 
 def of_saelens(sae, lens, ids):

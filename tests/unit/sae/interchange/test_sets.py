@@ -12,7 +12,7 @@ from saekit.errors import FormatError, InputError, MismatchError
 from saekit.model.loading import LanguageModel
 from saekit.sae.interchange.sets import export_dictionaries, import_dictionaries
 from saekit.sae.storage import DictionarySet, save_dictionary
-from tests.unit.sae.samples import random_dictionary
+from tests.unit.sae.samples import hooked, random_dictionary
 
 X = torch.randn(30, 32, generator=torch.Generator().manual_seed(1)) + 2
 
@@ -148,7 +148,7 @@ def test_centring_is_what_transformer_lens_does(twelve_layers):
     """The stream of centred writing weights is the raw stream without its mean, as assumed."""
     from saekit.activations import residuals
 
-    lens = centred(twelve_layers)
+    lens = hooked(twelve_layers, centred=True)
     ids = torch.randint(1, 600, (1, 20), generator=torch.Generator().manual_seed(0))
     raw = residuals(twelve_layers, ids)
     with torch.no_grad():
@@ -156,24 +156,6 @@ def test_centring_is_what_transformer_lens_does(twelve_layers):
     for layer in (0, 7):
         stream = cache[f"blocks.{layer}.hook_resid_pre"]
         assert torch.allclose(raw[layer] - raw[layer].mean(-1, keepdim=True), stream, atol=1e-4)
-
-
-def centred(model):
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
-
-    config = model.hf.config
-    settings = HookedTransformerConfig(
-        n_layers=config.n_layer, d_model=config.n_embd, n_ctx=config.n_positions,
-        d_head=config.n_embd // config.n_head, n_heads=config.n_head, d_vocab=config.vocab_size,
-        act_fn="gelu_new", normalization_type="LN", device="cpu",
-    )  # fmt: skip
-    lens = HookedTransformer(settings)
-    lens.load_and_process_state_dict(
-        convert_gpt2_weights(model.hf, settings), fold_ln=False, center_unembed=False,
-        fold_value_biases=False, center_writing_weights=True,
-    )  # fmt: skip
-    return lens
 
 
 def test_some_ids_of_a_release(tmp_path, served, twelve_layers):
