@@ -11,7 +11,7 @@ from saekit.sae.architectures import ARCHITECTURES, TopK
 from saekit.sae.config import TrainConfig
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.kernels import Reference, kernels_for
-from saekit.sae.step import Scratch, StepResult, dense_step, sparse_step
+from saekit.sae.step import DeadFeatures, Scratch, StepResult, dense_step, sparse_step
 
 # rows of norm 1 overshoot: the k largest of many random features overlap; tried 1, 1/2, 1/4
 _ENCODER_SCALE = 0.5
@@ -71,6 +71,7 @@ class LayerTraining:
         self.counted = torch.zeros((), dtype=torch.long, device=device)
         self.batch_threshold = torch.zeros((), device=device)
         self.adam_steps = torch.zeros((), dtype=torch.long)
+        self._dead = DeadFeatures(config.dead_tokens)
         narrow = config.bf16 and self.kind.sparse
         self.shadow = self.parameters["W_enc"].bfloat16() if narrow else None
 
@@ -88,7 +89,7 @@ class LayerTraining:
     @property
     def dead(self) -> Tensor:
         """Indices of features that were not active for `dead_tokens` tokens."""
-        return (self.since_fired >= self.run.dead_tokens).nonzero().squeeze(1)
+        return self._dead.indices(self.since_fired)
 
     @torch.no_grad()
     def step(
@@ -125,6 +126,7 @@ class LayerTraining:
         self._adam(gradients, self.config.lr * factor)
         self.since_fired += len(x)
         self.since_fired.masked_fill_(result.fired > 0, 0)
+        self._dead.tell(self.since_fired)
         if count:
             self.fired += result.fired
             self.counted += len(x)

@@ -8,7 +8,8 @@ its result is used to *choose*, and the chosen preactivations are computed again
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.sae.architectures import Architecture, Parameters, TopK
@@ -45,6 +46,50 @@ class Scratch:
         if key not in self._kept:
             self._kept[key] = torch.empty(shape, dtype=dtype, device=self.device)
         return self._kept[key]
+
+
+class DeadFeatures:
+    """Which features are dead, without the host waiting for a CUDA device.
+
+    How many there are decides about shapes.  On CUDA the end of a step sends their number to the
+    host, and the layer's next step, before which all other layers have theirs, finds it there.
+    """
+
+    def __init__(self, tokens: int):
+        """
+        Args:
+            tokens: a feature is dead when it was not active for so many.
+        """
+        self.tokens = tokens
+        self._told: tuple[Tensor, int, Tensor, torch.cuda.Event] | None = None
+
+    def tell(self, since_fired: Int[Tensor, " d_sae"]) -> None:
+        """Send the number of dead features to the host; on the CPU there is nothing to do."""
+        if not since_fired.is_cuda:
+            return
+        number = torch.empty((), dtype=torch.long, pin_memory=True)
+        number.copy_((since_fired >= self.tokens).sum(), non_blocking=True)
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(since_fired.device))
+        self._told = since_fired, since_fired._version, number, event
+
+    def indices(self, since_fired: Int[Tensor, " d_sae"]) -> Int[Tensor, " dead"]:
+        """The dead features, in ascending order."""
+        dead = since_fired >= self.tokens
+        if self._told is not None:
+            told, version, number, event = self._told
+            if told is since_fired and version == since_fired._version:  # nothing else wrote to it
+                event.synchronize()
+                return first_true(dead, int(number))
+        return dead.nonzero().squeeze(1)
+
+
+def first_true(mask: Bool[Tensor, " d_sae"], count: int) -> Int[Tensor, " dead"]:
+    """The places of the first `count` true entries: `nonzero` where their number is known."""
+    places = mask.cumsum(0) - 1
+    found = torch.zeros(count + 1, dtype=torch.long, device=mask.device)
+    places = torch.where(mask & (places < count), places, count)  # all others into one more place
+    return found.scatter_(0, places, torch.arange(len(mask), device=mask.device))[:count]
 
 
 @torch.no_grad()
@@ -90,8 +135,9 @@ def sparse_step(
         extra = _add_aux(gradients, centred, result, squared, p, dead, kind, kernels)
     # b_dec stands in every prefix's reconstruction, and is subtracted from the input
     gradients["b_dec"] = result.upstream[0].sum(0) - gradients["b_enc"] @ p["W_enc"]
-    positive = result.values[result.values > 0]
-    smallest = positive.min() if len(positive) else torch.full((), torch.inf, device=x.device)
+    # without asking the device how many are positive
+    values = F.pad(result.values, (0, 1), value=torch.inf)
+    smallest = torch.where(values > 0, values, torch.inf).amin()
     return gradients, StepResult(squared, extra, fired, smallest)
 
 
@@ -109,10 +155,11 @@ def _add_aux(
     W_enc, b_enc, W_dec = (p[name][dead] for name in ("W_enc", "b_enc", "W_dec"))
     pre = torch.addmm(b_enc, centred, W_enc.T)
     pairs = kernels.largest(pre, min(kind.config.aux_k, len(dead)))
-    total = float(squared.clamp_min(torch.finfo(torch.float32).tiny))
+    total = squared.clamp_min(torch.finfo(torch.float32).tiny)
+    scale = (-2 * kind.config.aux_coefficient / total.double()).float()
     aux = kernels.forward_backward(
         centred, result.errors[-1].contiguous(), W_enc, b_enc, W_dec, pairs,
-        [len(dead)], [-2 * kind.config.aux_coefficient / total], rectify=False,
+        [len(dead)], [scale], rectify=False,
     )  # fmt: skip
     own = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec}  # copies: overwritten by gradients
     kernels.weight_gradients(centred, aux, pairs, [len(dead)], own)

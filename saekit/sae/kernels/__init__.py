@@ -1,9 +1,12 @@
 """The sparse arithmetic of a training step: PyTorch for any device, C++ on CPU, Triton on CUDA."""
 
+import logging
+
 import torch
 
 from saekit.sae.kernels.reference import Pairs, Reference, SparsePass
 
+logger = logging.getLogger(__name__)
 __all__ = ["Pairs", "Reference", "SparsePass", "kernels_for"]
 
 
@@ -14,4 +17,11 @@ def kernels_for(device: torch.device) -> Reference:
 
         functions = cpu.library()
         return cpu.Cpu(functions) if functions else Reference()
+    if device.type == "cuda":
+        try:
+            from saekit.sae.kernels import cuda
+        except ImportError:
+            logger.warning("triton cannot be imported: training uses PyTorch alone, slower")
+            return Reference()
+        return cuda.Cuda()
     return Reference()

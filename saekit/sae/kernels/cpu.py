@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -141,7 +142,7 @@ class Cpu(Reference):
         W_dec: Float[Tensor, "d_sae d_in"],
         pairs: Pairs,
         ends: list[int],
-        scales: list[float],
+        scales: Sequence[float | Tensor],
         rectify: bool = True,
     ) -> SparsePass:
         """See `Reference.forward_backward`."""

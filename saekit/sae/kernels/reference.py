@@ -13,6 +13,7 @@ gradient of what it writes, slope = upstream_p . W_dec[f] that of its value (0 w
 No [token, d_sae] gradient exists (Gao et al. 2024, 2406.04093, appendix D).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,7 +104,7 @@ class Reference:
         W_dec: Float[Tensor, "d_sae d_in"],
         pairs: Pairs,
         ends: list[int],
-        scales: list[float],
+        scales: Sequence[float | Tensor],
         rectify: bool = True,
     ) -> SparsePass:
         """Values, errors and slopes; `rectify` cuts negative values to 0."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from saekit.sae.architectures import ARCHITECTURES
 from saekit.sae.config import LayerConfig
 from saekit.sae.kernels import Reference, kernels_for
-from saekit.sae.step import Scratch, dense_step, sparse_step
+from saekit.sae.step import Scratch, dense_step, first_true, sparse_step
 
 TOKENS, D_IN, D_SAE, K = 40, 12, 64, 5
 CPU = torch.device("cpu")
@@ -105,3 +105,10 @@ def test_a_step_computed_by_hand():
     # L = 9 / 2; dL/d(W_dec row 1) = -2 * error * value / 2 = (-12, 0)
     assert gradients["W_dec"].tolist() == [[0, 0], [-12, 0]]
     assert gradients["b_dec"].tolist() == [-3, 0]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_dead_features_are_found_without_asking_for_their_number(share):
+    mask = torch.rand(50, generator=torch.Generator().manual_seed(0)) < share
+    count = int(mask.sum())
+    assert torch.equal(first_true(mask, count), mask.nonzero().squeeze(1))

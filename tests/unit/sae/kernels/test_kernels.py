@@ -1,5 +1,6 @@
 """Every implementation of the sparse arithmetic against plain indexing, and against each other."""
 
+import os
 import shutil
 
 import pytest
@@ -8,11 +9,19 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saekit.sae.kernels import Pairs, Reference, kernels_for
+from saekit.sae.kernels import Pairs, Reference, SparsePass, kernels_for
 from saekit.sae.kernels import cpu as cpu_kernels
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-KERNELS = [pytest.param(Reference, id="reference"), pytest.param("cpu", marks=needs_compiler)]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+# Triton's programs run on the CPU where test_cuda.py has set its interpreter
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+KERNELS = [
+    pytest.param("reference"),
+    pytest.param("cpu", marks=needs_compiler),
+    *([pytest.param("triton")] if INTERPRETED else []),
+    pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu]),
+]
 
 
 @pytest.fixture(params=KERNELS)
@@ -21,7 +30,50 @@ def kernels(request):
         functions = cpu_kernels.library()
         assert functions is not None
         return cpu_kernels.Cpu(functions)
-    return request.param()
+    if request.param == "triton":
+        from saekit.sae.kernels.cuda import Cuda
+
+        return Cuda(run=16)
+    if request.param == "cuda":
+        return OnDevice(kernels_for(torch.device("cuda")))
+    return Reference()
+
+
+class OnDevice:
+    """Kernels of a GPU for tests on the CPU: arguments go there, what is changed comes back."""
+
+    def __init__(self, kernels):
+        self._kernels = kernels
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            moved, pairs = [], []  # what is on the GPU; (CPU, GPU) tensors
+
+            def there(value):
+                if isinstance(value, torch.Tensor):
+                    pairs.append((value, value.cuda()))
+                    return pairs[-1][1]
+                return converted(value, there)
+
+            moved = [there(value) for value in args]
+            named = {key: there(value) for key, value in kwargs.items()}
+            result = getattr(self._kernels, name)(*moved, **named)
+            for ours, theirs in pairs:
+                ours.copy_(theirs)
+            return converted(result, lambda value: value.cpu())
+
+        return call
+
+
+def converted(value, convert):
+    """The same value with all of its tensors converted."""
+    if isinstance(value, torch.Tensor):
+        return convert(value)
+    if isinstance(value, dict):
+        return {key: converted(item, convert) for key, item in value.items()}
+    if isinstance(value, (Pairs, SparsePass)):
+        return type(value)(*(converted(item, convert) for item in vars(value).values()))
+    return value
 
 
 def normal(*shape, seed=0):
@@ -102,6 +154,45 @@ def test_values_errors_and_gradients_against_autograd(kernels, ends, rectify):
 
 
 NAMES = ("W_enc", "b_enc", "W_dec")
+
+
+def test_gradients_of_features_with_very_many_pairs(kernels):
+    """Which Triton sums in runs of 16 here: some are full, some hold a single pair."""
+    tokens, d_in, counts = 40, 5, [40, 0, 16, 17, 32, 33, 1, 0]
+    x, scales = normal(tokens, d_in), [-0.1, -0.2]
+    W_enc, W_dec = normal(len(counts), d_in, seed=1), normal(len(counts), d_in, seed=2)
+    mask = torch.arange(tokens)[:, None] < torch.tensor(counts)
+    pairs = Pairs(mask.nonzero()[:, 1].int(), F.pad(mask.sum(1).cumsum(0), (1, 0)))
+    ends = [4, len(counts)]
+    found = kernels.forward_backward(
+        x, x, W_enc, torch.zeros(len(counts)), W_dec, pairs, ends, scales
+    )
+    values, slopes = (torch.zeros(mask.shape) for _ in range(2))
+    values[mask], slopes[mask] = found.values, found.slopes
+    gradients = {"W_enc": W_enc.clone(), "b_enc": W_enc[:, 0].clone(), "W_dec": W_dec.clone()}
+    fired = kernels.weight_gradients(x, found, pairs, ends, gradients)
+    expected = {
+        "W_enc": slopes.T @ x,
+        "b_enc": slopes.sum(0),
+        "W_dec": torch.cat(
+            [values[:, :4].T @ found.upstream[0], values[:, 4:].T @ found.upstream[1]]
+        ),
+    }
+    for name, value in expected.items():
+        assert torch.allclose(gradients[name], value, atol=2e-4), name
+    assert fired.tolist() == (values > 0).sum(0).tolist()
+
+
+def test_a_batch_without_pairs(kernels):
+    """What BatchTopK gives when no preactivation is positive."""
+    x, table = normal(5, 4), normal(6, 4, seed=1)
+    pairs = kernels.largest_of_batch(-normal(5, 6).abs().bfloat16(), 10)
+    found = kernels.forward_backward(x, x, table, torch.zeros(6), table, pairs, [6], [-0.5])
+    assert torch.equal(found.errors[0], x)
+    assert torch.equal(found.upstream[0], -0.5 * x)
+    gradients = {name: torch.ones(6, 4) if name != "b_enc" else torch.ones(6) for name in NAMES}
+    assert not kernels.weight_gradients(x, found, pairs, [6], gradients).any()
+    assert not any(value.any() for value in gradients.values())
 
 
 @pytest.mark.parametrize("unit", [True, False])
