@@ -58,7 +58,8 @@ def open_set(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def text_name(args: argparse.Namespace) -> str:
-    return ", ".join(Path(source).name for source in args.text or ("generated", "prose"))
+    sources = args.text or ("generated", "prose")
+    return ", ".join(Path(s).name if Path(s).exists() else s for s in sources)
 
 
 def held_out_text(args: argparse.Namespace) -> Any:
@@ -72,7 +73,8 @@ def add_text(parser: argparse.ArgumentParser, tokens: int) -> None:
         "--text",
         nargs="+",
         metavar="SOURCE",
-        help='files, folders, "generated" or "prose" (default: both built-in sources)',
+        help="files or folders (txt, md, jsonl, also .gz and .zst; parquet; ids as .npy or .bin), "
+        'hf:owner/name[:config[:split]], "generated" or "prose" (default: both built-in sources)',
     )
     parser.add_argument("--tokens", type=int, default=tokens, help=f"how many (default {tokens:,})")
     parser.add_argument("--seed", type=int, default=0, help="of generated text")

@@ -116,7 +116,7 @@ def add(command: Command) -> None:
 
     sub = command("concepts", _concepts, "named concepts with their layer spans")
     add_dictionaries(sub)
-    add_text(sub, 150_000)
+    add_text(sub, 300_000)
     sub.add_argument("--concept", help="only this one")
     sub.add_argument("--file", help="own definitions (TOML)")
     sub.add_argument("--find", action="store_true", help="search again even if already stored")

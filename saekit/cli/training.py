@@ -65,7 +65,9 @@ def _cached(
     from saekit.activations import CachedActivations, check_layers, tokens_to_read, write_cache
 
     layers = check_layers(model, config.layers)
-    needed = tokens_to_read(config.tokens, config.batch_tokens, config.buffer_tokens)
+    needed = tokens_to_read(
+        config.steps * config.batch_tokens, config.batch_tokens, config.buffer_tokens
+    )
     failure = None
     if world.is_first:
         try:

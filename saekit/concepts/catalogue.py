@@ -24,8 +24,8 @@ class LayerScore:
     Attributes:
         layer: residual layer.
         found: f1 >= 0.5, auroc >= 0.9, f1 above `baseline_f1`, enough positives.
-        features: indices of one to four features; the concept is said to be there when their
-            `strength` reaches `threshold`.
+        features: indices of one to four features (eight for output concepts); the concept is said
+            to be there when their `strength` reaches `threshold`.
         f1, precision, recall: of that rule, on the reporting half.
         auroc: of the strength; None without positives.
         baseline_f1: the largest f1 of the same search with circularly shifted labels.

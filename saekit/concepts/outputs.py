@@ -8,9 +8,9 @@ feature.  A feature's weight is not fitted: it is what one unit of it adds along
 (C centres), over the deviation sigma of the stream at that position, by which the final LayerNorm
 divides.  (Norms differ so much between positions that without sigma not even the exact logit tells
 where a word is likely.)  A set says "here" where sum_s w_s f_s / sigma reaches a threshold; sets of
-one to four features are grown greedily by F1 + AUROC (the two scores a
-concept is accepted by) on the first half of the text and scored on the second, beside the same
-search for shifted labels (selection.py).
+one to eight features are grown greedily by F1 + AUROC (the two scores a concept is accepted by) on
+the first half of the text and scored on the second, beside the same search for shifted labels
+(selection.py).
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,6 @@ from torch import Tensor
 
 from saekit.concepts.catalogue import LayerScore
 from saekit.concepts.selection import (
-    MAX_FEATURES,
     MIN_GAIN,
     NULL_TRIALS,
     PLATEAU,
@@ -35,6 +34,7 @@ from saekit.concepts.selection import (
 from saekit.model.loading import LanguageModel
 from saekit.sae.dictionary import Dictionary
 
+MAX_FEATURES = 8  # what says a word depends on why: copied, opposite, synonym ...
 BINS = 50  # thresholds are steps of 1/49 of the usual maximum
 SHORTLIST = 40  # features that add most to the tokens where the concept holds
 TOP = 0.99  # the usual maximum: this quantile where the concept holds
