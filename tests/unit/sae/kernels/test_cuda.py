@@ -23,8 +23,8 @@ CHOSEN = "triton and not 16] and not -512 and not -1024 and not -4096"
 def test_the_programs_in_tritons_interpreter():
     """Each mutation was tried by hand and is found by a test of test_kernels.py.
 
-    - `largest`: `ties < wanted`; keys of negative numbers not inverted (fails for float32)
-    - `forward_backward`: `up` without the later prefixes; slopes of cut pairs kept
+    - `largest`: `ties < wanted`
+    - `forward_backward`: `up` without the later prefixes
     - `run_sums`: W_dec's gradient weighted by slopes
     - `later_runs`: a feature's later runs begin one run too early
     - `feature_sums`: later runs left out
