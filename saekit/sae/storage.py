@@ -52,12 +52,15 @@ def load_dictionary(folder: str | Path, device: str = "cpu") -> Dictionary:
 
     Raises:
         FormatError: a missing or broken file, an architecture or hook point that saekit does not
-            use, weights of other names or shapes than the configuration says, or an activation
-            scale left unfolded.
+            use, weights of other names or shapes than the configuration says or that are not
+            finite, or an activation scale left unfolded.
     """
     folder = Path(folder)
     config = read_json(folder / CONFIG)
     tensors, _ = load_tensors(folder / WEIGHTS, device)
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor.sum(dtype=torch.float64)):
+            raise FormatError(f"{folder / WEIGHTS}: {name} has values that are not finite.")
     sparsity = None
     if (folder / SPARSITY).exists():
         sparsity = load_tensors(folder / SPARSITY, device)[0].get("sparsity")

@@ -241,6 +241,7 @@ def edit(path, **changes):
         (lambda f: edit(f / FOLDERS["1"] / "cfg.json", architecture="temporal"), '"temporal"'),
         (lambda f: edit(f / FOLDERS["1"] / "cfg.json", architecture="gated"), "b_gate should be"),
         (lambda f: add_tensor(f / FOLDERS["1"]), "holds a tensor extra that no"),
+        (lambda f: spoil(f / FOLDERS["3"]), "W_enc has values that are not finite"),
         (
             lambda f: edit(f / FOLDERS["1"] / "cfg.json", reshape_activations="hook_z"),
             "not the residual stream",
@@ -269,6 +270,12 @@ def test_damaged_sets_are_refused_in_one_sentence(folder, damage, message):
 
 def add_tensor(folder):
     save_tensors(folder / storage.WEIGHTS, {**weights(folder), "extra": torch.zeros(2)})
+
+
+def spoil(folder):
+    tensors = weights(folder)
+    tensors["W_enc"][0, 5] = float("nan")
+    save_tensors(folder / storage.WEIGHTS, tensors)
 
 
 def truncate(path):
