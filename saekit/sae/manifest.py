@@ -2,9 +2,10 @@
 
 Keys: schema_version, saekit (version), model (id), fingerprint (of the model's weights), weights
 ("unprocessed"), prepend_bos, layers, folders (layer -> folder name, a hook point), d_in, d_sae, k,
-architecture, training (the `TrainConfig`), tokens (trained on), seed, metrics (layer -> figures of
-the last steps of the training: fvu, l0, dead_share (not active in the last `dead_tokens` tokens),
-never_active_share (not active once while the learning rate decayed)).
+architecture, per_layer (layer -> settings that differ from these), training (the `TrainConfig`),
+text, tokens (trained on), seed, metrics (layer -> figures of the last steps of the training: fvu,
+l0, dead_share (not active in the last `dead_tokens` tokens), never_active_share (not active once
+while the learning rate decayed)).
 
 Imported sets (`saekit import`) have `source` (library, name) instead of tokens, seed and metrics;
 their fingerprint is null where the model could not be loaded, and k, architecture and d_in are null

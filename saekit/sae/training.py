@@ -8,7 +8,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -25,6 +25,7 @@ from saekit.files import ensure_writable
 from saekit.model.loading import LanguageModel, LoadableModel, load_model
 from saekit.sae import checkpoint, metrics
 from saekit.sae.config import TrainConfig
+from saekit.sae.describing import manifest_of, saelens_metadata
 from saekit.sae.distributed import SharedActivations, World
 from saekit.sae.layer import LayerTraining
 from saekit.sae.manifest import MANIFEST, write_manifest
@@ -32,7 +33,6 @@ from saekit.sae.progress import Progress
 from saekit.sae.step import Scratch
 from saekit.sae.stopping import StopSignal
 from saekit.sae.storage import (
-    SAE_LENS_VERSION,
     DictionarySet,
     save_dictionary,
 )
@@ -274,7 +274,10 @@ class Run:
 
     def _save(self, last: dict[int, dict[str, float]]) -> DictionarySet:
         """Save the set, then remove the checkpoint."""
-        own = {t.layer: t.dictionary(self._metadata(t.layer)) for t in self.layers}
+        own = {
+            t.layer: t.dictionary(saelens_metadata(self.model, t.layer, self.config))
+            for t in self.layers
+        }
         silent = {t.layer: t.never_active_share.item() for t in self.layers}
         folders = {layer: hook_name(layer, self.model.n_layers) for layer in self.all_layers}
         failure = None
@@ -291,49 +294,9 @@ class Run:
                 kept = {name: last[layer][name] for name in ("fvu", "l0", "dead_share")}
                 last[layer] = {**kept, "never_active_share": share}
         if self.world.is_first:
-            write_manifest(self.out, self._manifest(folders, last))
+            write_manifest(
+                self.out, manifest_of(self.model, self.config, folders, last, self.text_name)
+            )
             checkpoint.remove_checkpoint(self.work)
         self.world.check(None)
         return DictionarySet.load(self.out)
-
-    def _metadata(self, layer: int) -> dict[str, Any]:
-        return {
-            "sae_lens_version": SAE_LENS_VERSION,
-            "model_name": self.model.id,
-            "hook_name": hook_name(layer, self.model.n_layers),
-            "hook_head_index": None,
-            "context_size": self.config.context,
-            "prepend_bos": self.model.prepend_bos,
-            "model_class_name": "HookedTransformer",
-            "model_from_pretrained_kwargs": {"fold_ln": False, "center_writing_weights": False},
-            "exclude_special_tokens": [self.model.bos],
-            "model_fingerprint": self.model.fingerprint,
-        }
-
-    def _manifest(
-        self, folders: dict[int, str], last: dict[int, dict[str, float]]
-    ) -> dict[str, Any]:
-        config, model = self.config, self.model
-        per_layer = {str(layer): vars(config.at(layer)) for layer in self.all_layers}
-        differing = {
-            layer: {n: v for n, v in own.items() if v != getattr(config, n)}
-            for layer, own in per_layer.items()
-        }
-        return {
-            "model": model.id,
-            "fingerprint": model.fingerprint,
-            "weights": "unprocessed",
-            "prepend_bos": model.prepend_bos,
-            "layers": self.all_layers,
-            "folders": {str(layer): folder for layer, folder in folders.items()},
-            "architecture": config.architecture,
-            "d_in": model.d_model,
-            "d_sae": config.d_sae,
-            "k": config.k,
-            "per_layer": {layer: own for layer, own in differing.items() if own},
-            "training": config.to_dict(),
-            "text": self.text_name,
-            "tokens": config.steps * config.batch_tokens,
-            "seed": config.seed,
-            "metrics": {str(layer): last[layer] for layer in self.all_layers},
-        }
