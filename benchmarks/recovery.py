@@ -58,8 +58,9 @@ RECOVERED = 0.9
 TOGETHER = 0.6  # chance of a pair's second feature where the first is active
 PARENT_ALONE, CHILDREN = 0.4, 3
 HELD_OUT = 8192
+PLANTED_SEED = 7_654_321_000
 
-LRS = (1e-3, 3e-3, 1e-2)
+LRS = (1e-3, 3e-3, 1e-2, 3e-2)
 SPARSITIES: dict[str, tuple[float, ...]] = {
     "standard": (0.3, 1.0, 3.0),
     "gated": (0.3, 1.0, 3.0),
@@ -93,7 +94,8 @@ class Planted:
 
     def __init__(self, setting: str, size: Size, seed: int, device: torch.device):
         self.setting, self.size, self.device = setting, size, device
-        self.generator = torch.Generator(device).manual_seed(seed)
+        # far from the seeds of training: equal ones would start saekit at the planted features
+        self.generator = torch.Generator(device).manual_seed(PLANTED_SEED + seed)
         shape = (size.features, size.d_in)
         directions = torch.randn(shape, generator=self.generator, device=device)
         self.directions = F.normalize(directions, dim=1)

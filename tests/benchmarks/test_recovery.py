@@ -41,6 +41,19 @@ def test_samples_have_unit_variance_per_dimension():
     assert abs((x - x.mean(0)).square().mean() - 1) < 0.02
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_training_does_not_start_at_what_is_planted(seed):
+    """Equal seeds of both did that once: every score was then too good."""
+    from saekit.sae.config import TrainConfig
+    from saekit.sae.layer import LayerTraining
+
+    size, device = recovery.SIZES["full"], torch.device("cpu")
+    config = TrainConfig(d_sae=size.features, k=size.active, seed=seed)
+    start = LayerTraining(0, size.d_in, config, device).parameters["W_dec"]
+    directions = recovery.Planted("easy", size, seed, device).directions
+    assert recovery.scores(start, directions)["mean_max_cosine"] < 0.5
+
+
 def test_scores_by_hand():
     # 0.8 of the second axis: the same row is nearest to both, so only one of them can have it
     W_dec = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, -2.0]])
