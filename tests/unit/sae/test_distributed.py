@@ -54,8 +54,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_the_result_is_that_of_one_process(processes, alone, tiny_model_folder, text, tmp_path):
-    """Mutations tried in distributed.py: parts sent in another order; passes of the text not
-    handed out in turn."""
+    """Mutations tried in distributed.py: every process runs the first one's rows; what came from
+    the processes joined in another order."""
     out = tmp_path / "set"
     run = command(tiny_model_folder, text, out, processes)
     subprocess.run(run, check=True, capture_output=True, env=ENVIRONMENT)
