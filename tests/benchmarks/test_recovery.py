@@ -81,7 +81,10 @@ def test_document_of_a_short_run():
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     table = json.loads(done.stdout)["easy"]
-    assert table["topk"]["saekit"]["recovered"] > 0.9
+    # moments of training: on the way to what is planted, not there
+    for side in ("saekit", "saelens"):
+        assert 0.6 < table["topk"][side]["mean_max_cosine"] < 1
+        assert table["topk"][side]["l0"] == pytest.approx(2, abs=0.1)
     for architecture in ("topk", "jumprelu"):
         row = table[architecture]
         assert set(row) == {"saekit", "saelens", "difference"}
