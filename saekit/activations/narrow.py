@@ -1,23 +1,40 @@
 """The model's forward pass in bfloat16 on the CPU, for training only.
 
-The stream, LayerNorms and attention stay float32; the four matrix products of a block run in
-bfloat16 on weights that were converted and packed once, with GELU inside the product.  That is
-about 1.4 times as fast as automatic mixed precision, which converts weights in every pass and runs
-GELU by itself, at equal noise (0.3% of the stream).
+The stream, the sums of LayerNorm and of attention are float32; the four matrix products of a block
+run in bfloat16 on weights that were converted and packed once, with GELU inside the product, and
+what stands between them in C++ (narrow.cpp).  Automatic mixed precision converts weights in every
+pass and runs everything by itself, at equal noise (0.3% of the stream); 16-wide heads alone cost
+PyTorch's attention more than half of what the products do.
 """
 
+import ctypes
+import logging
+from pathlib import Path
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from transformers.pytorch_utils import Conv1D
 
 from saekit.activations.residuals import embed
+from saekit.compiled import address, library
 from saekit.model.loading import LanguageModel
+
+SOURCE = Path(__file__).with_name("narrow.cpp")
+HEAD_WIDTHS = (8, 16, 32, 64, 128)  # that narrow.cpp is compiled for
+
+_long, _float = ctypes.c_int64, ctypes.c_float
+
+
+def _bits(tensor: Tensor | None) -> ctypes.c_void_p:
+    return address(tensor, torch.bfloat16)
+
+
+def _f32(tensor: Tensor) -> ctypes.c_void_p:
+    return address(tensor, torch.float32)
 
 
 class _Product:
@@ -30,41 +47,69 @@ class _Product:
         self.after = ("gelu", [], "tanh") if gelu else ("none", [], "")
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self.weight, self.bias, *self.after)
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *self.after)
+
+
+class _Norm:
+    """The addition to the stream, and the LayerNorm of the sum."""
+
+    def __init__(self, norm: nn.LayerNorm, functions: ctypes.CDLL):
+        self.gamma, self.beta = norm.weight.detach().float(), norm.bias.detach().float()
+        self.eps, self._c = norm.eps, functions
+
+    def __call__(
+        self,
+        stream: Float[Tensor, "row d_model"],
+        delta: Tensor | None,
+        kept: Tensor | None = None,
+        places: Tensor | None = None,
+        normed: bool = True,
+    ) -> Tensor | None:
+        """Adds `delta` in place, copies rows to their places in `kept`; LayerNorm if wanted."""
+        out = torch.empty(stream.shape, dtype=torch.bfloat16) if normed else None
+        self._c.add_norm(
+            _f32(stream), _bits(delta), address(places, torch.int32), _bits(kept),
+            _f32(self.gamma), _f32(self.beta), _float(self.eps),
+            _long(len(stream)), _long(stream.shape[1]), _bits(out),
+        )  # fmt: skip
+        return out
 
 
 class _Block:
-    def __init__(self, block: GPT2Block, rows: int):
-        self.block = block
-        self.qkv = _Product(block.attn.c_attn, rows)
-        self.mixed = _Product(block.attn.c_proj, rows)
-        self.inner = _Product(block.mlp.c_fc, rows, gelu=True)
-        self.outer = _Product(block.mlp.c_proj, rows)
+    def __init__(self, block: GPT2Block, rows: int, functions: ctypes.CDLL):
+        attention = block.attn
+        self.heads, self.scaling = attention.num_heads, attention.scaling
+        self.norm1, self.norm2 = (_Norm(norm, functions) for norm in (block.ln_1, block.ln_2))
+        self.qkv, self.mixed = _Product(attention.c_attn, rows), _Product(attention.c_proj, rows)
+        self.inner, self.outer = _Product(block.mlp.c_fc, rows, True), _Product(block.mlp.c_proj, rows)
+        self._c = functions
 
-    def __call__(self, hidden: Float[Tensor, "batch pos d_model"]) -> None:
-        """Adds the block's output to the stream in place."""
-        attention = self.block.attn
-        batch, pos, d_model = hidden.shape
-        flat = hidden.view(batch * pos, d_model)
-        qkv = self.qkv(self.block.ln_1(flat)).float()
-        q, k, v = (
-            part.view(batch, pos, attention.num_heads, -1).transpose(1, 2)
-            for part in qkv.split(d_model, dim=1)
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=attention.scaling)
-        flat += self.mixed(mixed.transpose(1, 2).reshape(batch * pos, d_model))
-        flat += self.outer(self.inner(self.block.ln_2(flat)))
+    def __call__(self, stream: Tensor, normed: Tensor, pos: int) -> Tensor:
+        """What the MLP adds; the attention's output is added to the stream in place."""
+        delta = self.mixed(self._attend(self.qkv(normed), pos))
+        return self.outer(self.inner(self.norm2(stream, delta)))
+
+    def _attend(self, qkv: Float[Tensor, "row three_d_model"], pos: int) -> Tensor:
+        rows, d_model = len(qkv), qkv.shape[1] // 3
+        out = torch.empty(rows, d_model, dtype=torch.bfloat16)
+        self._c.attend(
+            _bits(qkv), _long(rows // pos), _long(pos), _long(self.heads),
+            _long(d_model // self.heads), _float(self.scaling), _bits(out),
+        )  # fmt: skip
+        return out
 
 
 def can_run(model: LanguageModel) -> bool:
-    """Whether this machine and this torch have the packed products, and the model GPT-2's GELU."""
+    """Whether this machine and this torch have what it takes, and the model GPT-2's GELU."""
     blocks = [cast(GPT2Block, block) for block in model.hf.transformer.h]
     return (
         model.device.type == "cpu"
+        and model.d_model // model.n_heads in HEAD_WIDTHS
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         and all(isinstance(block.mlp.act, NewGELUActivation) for block in blocks)
+        and library(SOURCE) is not None
     )
 
 
@@ -77,20 +122,39 @@ class NarrowForward:
             model: the model; must be one that `can_run`.
             rows: tokens per pass, for which weights are packed (others work, a little slower).
         """
+        functions = library(SOURCE)
+        assert functions is not None, "can_run was not asked"
         self.model = model
-        self.blocks = [_Block(cast(GPT2Block, b), rows) for b in model.hf.transformer.h]
+        self.blocks = [_Block(cast(GPT2Block, b), rows, functions) for b in model.hf.transformer.h]
+        self._out = torch.empty(0, 0, model.d_model, dtype=torch.bfloat16)
 
     @torch.no_grad()
     def __call__(
-        self, ids: Int[Tensor, "batch pos"], layers: list[int]
-    ) -> Float[Tensor, "layer batch pos d_model"]:
-        """The residual stream at the given layers (ascending)."""
-        hidden = embed(self.model, ids)
-        out = torch.empty(len(layers), *hidden.shape)
-        done = 0
-        for slot, layer in enumerate(layers):
-            for block in self.blocks[done:layer]:
-                block(hidden)
-            done = layer
-            out[slot] = hidden
+        self, ids: Int[Tensor, "batch pos"], layers: list[int], keep: Int[Tensor, " token"]
+    ) -> Float[Tensor, "layer token d_model"]:
+        """The residual stream, rounded to bfloat16, at the given layers (ascending).
+
+        The next call overwrites it.
+
+        Args:
+            ids: token ids.
+            layers: 0..n_layers.
+            keep: which of the batch * pos tokens are wanted, ascending.
+        """
+        stream = embed(self.model, ids).flatten(0, 1).float()
+        out = self._memory(len(layers), len(keep))
+        places = torch.full((len(stream),), -1, dtype=torch.int32)
+        places[keep] = torch.arange(len(keep), dtype=torch.int32)
+        slots = dict(zip(layers, out, strict=True))
+        delta = None
+        for layer, block in enumerate(self.blocks[: layers[-1]]):
+            normed = block.norm1(stream, delta, slots.get(layer), places)
+            delta = block(stream, cast(Tensor, normed), ids.shape[1])
+        last = self.blocks[0].norm1
+        last(stream, delta, slots[layers[-1]], places, normed=False)
         return out
+
+    def _memory(self, layers: int, tokens: int) -> Float[Tensor, "layer token d_model"]:
+        if self._out.shape[0] != layers or self._out.shape[1] < tokens:
+            self._out = torch.empty(layers, tokens, self.model.d_model, dtype=torch.bfloat16)
+        return self._out[:, :tokens]

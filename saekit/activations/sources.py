@@ -102,6 +102,11 @@ class ModelActivations:
     def device(self) -> torch.device:
         return self.model.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what passes hold."""
+        return torch.bfloat16 if self._narrow else self.model.hf.dtype
+
     def next_rows(self) -> Rows | None:
         """The rows of the next pass, without running the model; None after the last.
 
@@ -115,10 +120,9 @@ class ModelActivations:
         ids = torch.from_numpy(rows.ids).long().to(self.device)
         keep = (ids != self.model.bos).flatten().nonzero().squeeze(1)
         if self._narrow:
-            stream = self._narrow(ids, self.layers)
-        else:
-            stream = residuals(self.model, ids, self.layers, self.bf16)
-        return stream.flatten(1, 2).index_select(1, keep)
+            return self._narrow(ids, self.layers, keep)
+        stream = residuals(self.model, ids, self.layers, self.bf16).flatten(1, 2)
+        return stream if len(keep) == stream.shape[1] else stream.index_select(1, keep)
 
     def next_pass(self) -> Float[Tensor, "layer token d_model"] | None:
         rows = self.next_rows()

@@ -150,7 +150,8 @@ class SharedActivations:
 
     def _run(self, rows: Rows | None) -> Float[Tensor, "layer token d_model"]:
         if rows is None:
-            return torch.empty(len(self._slots), 0, self.d_model, device=self.device)
+            shape = len(self._slots), 0, self.d_model
+            return torch.empty(shape, dtype=self.source.dtype, device=self.device)
         return self.source.run(rows)
 
     def _count(self, rows: Rows | None) -> int:

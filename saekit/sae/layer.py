@@ -102,16 +102,16 @@ class LayerTraining:
         """Update on one batch of activations in model units.
 
         Args:
-            x: activations; scaled in place.
+            x: activations, float32 or bfloat16.
             factor: of the layer's learning rate.
             sparsity_factor: of its sparsity penalty.
             count: whether to count firings for the stored sparsity.
         """
-        x *= self.scale
         if isinstance(self.kind, TopK):
             gradients, result = sparse_step(
-                x, self.parameters, self.kind, self.dead, self.kernels, self.scratch, self.shadow
-            )
+                x, self.parameters, self.kind, self.dead, self.kernels, self.scratch, self.shadow,
+                self.scale,
+            )  # fmt: skip
             smallest = result.smallest
             first = self.batch_threshold == 0
             moved = self.batch_threshold.lerp(smallest, _THRESHOLD_RATE)
@@ -122,7 +122,9 @@ class LayerTraining:
         else:
             sparsity = self.config.sparsity * sparsity_factor
             with torch.enable_grad():
-                gradients, result = dense_step(x, self.parameters, self.kind, self.dead, sparsity)
+                gradients, result = dense_step(
+                    x * self.scale, self.parameters, self.kind, self.dead, sparsity
+                )
         self._adam(gradients, self.config.lr * factor)
         self.since_fired += len(x)
         self.since_fired.masked_fill_(result.fired > 0, 0)

@@ -101,26 +101,32 @@ def sparse_step(
     kernels: Reference,
     scratch: Scratch,
     W_enc_shadow: Float[Tensor, "d_sae d_in"] | None = None,
+    scale: Float[Tensor, ""] | None = None,
 ) -> tuple[Parameters, StepResult]:
     """Gradients and figures of one batch.
 
     Args:
-        x: scaled activations.
+        x: activations, float32 or bfloat16.
         p: the parameters.
         kind: one of the TopK family.
         dead: indices of dead features.
         kernels: how sums are computed.
         scratch: memory; the gradients stay there until the next step.
         W_enc_shadow: a bfloat16 copy of W_enc for the dense product; None computes in float32.
+        scale: what `x` is multiplied by first; None for 1.
     """
-    tokens, d_sae = len(x), len(p["W_enc"])
-    centred = x - p["b_dec"]
+    (tokens, d_in), d_sae = x.shape, len(p["W_enc"])
+    scale = x.new_ones((), dtype=torch.float32) if scale is None else scale
+    centred = scratch("centred", tokens, d_in)
     if W_enc_shadow is None:
+        kernels.centre_rows(x, scale, p["b_dec"], centred)
         pre = scratch("pre", tokens, d_sae)
         torch.addmm(p["b_enc"], centred, p["W_enc"].T, out=pre)
     else:
+        narrow = scratch("narrow", tokens, d_in, dtype=torch.bfloat16)
+        kernels.centre_rows(x, scale, p["b_dec"], centred, narrow)
         pre = scratch("pre", tokens, d_sae, dtype=torch.bfloat16)
-        torch.addmm(p["b_enc"].bfloat16(), centred.bfloat16(), W_enc_shadow.T, out=pre)
+        torch.addmm(p["b_enc"].bfloat16(), narrow, W_enc_shadow.T, out=pre)
     pairs, ends = kind.choose(kernels, pre), kind.ends()
     scales = [-2 / (x.numel() * len(ends))] * len(ends)
     result = kernels.forward_backward(

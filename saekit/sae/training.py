@@ -200,9 +200,9 @@ class Run:
 
     def _loop(self) -> dict[int, dict[str, float]]:
         """All steps; returns the last figures of all layers."""
-        config, device = self.config, self.model.device
-        figures, last = metrics.Figures(len(self.layers), device), {}
-        x = torch.empty(config.batch_tokens, self.model.d_model, device=device)
+        config = self.config
+        figures, last = metrics.Figures(len(self.layers), self.model.device), {}
+        x = self.buffer.buffer.new_empty(config.batch_tokens, self.model.d_model)
         progress = Progress(config, self.step, self.all_layers, show=self.world.is_first)
         with progress, StopSignal() as stop:
             while self.step < config.steps:

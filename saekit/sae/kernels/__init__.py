@@ -4,6 +4,7 @@ import logging
 
 import torch
 
+from saekit.compiled import library
 from saekit.sae.kernels.reference import Pairs, Reference, SparsePass
 
 logger = logging.getLogger(__name__)
@@ -15,7 +16,7 @@ def kernels_for(device: torch.device) -> Reference:
     if device.type == "cpu":
         from saekit.sae.kernels import cpu
 
-        functions = cpu.library()
+        functions = library(cpu.SOURCE)
         return cpu.Cpu(functions) if functions else Reference()
     if device.type == "cuda":
         try:

@@ -40,10 +40,32 @@ inline void add_scaled(float* out, const float* row, float weight, int64_t d) {
     for (int64_t i = 0; i < d; i++) out[i] += weight * row[i];
 }
 
+inline float to_float(uint16_t bits) {
+    const uint32_t wide = uint32_t(bits) << 16;
+    float value;
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
 inline uint16_t to_bf16(float value) {  // round to nearest even; finite values only
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
     return uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+// The k-th largest of n numbers, n a multiple of LANES: bisection, as counting needs no branches.
+inline int16_t kth_largest(const int16_t* p, int64_t n, int64_t k) {
+    int32_t low = INT16_MIN, high = INT16_MAX;  // at least k reach low
+    while (low < high) {
+        const int32_t middle = (low + high + 1) >> 1;
+        int64_t count = 0;
+        for (int64_t i = 0; i < n; i += LANES) count += __builtin_popcount(at_least(p + i, int16_t(middle)));
+        if (count >= k)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return int16_t(low);
 }
 
 // A value that at least k of the n entries reach: the k-th largest of the maxima of disjoint
@@ -56,13 +78,32 @@ int16_t lower_bound_of_kth(const int16_t* row, int64_t n, int64_t k, std::vector
     const int64_t whole = n / groups * groups;
     for (int64_t start = groups; start < whole; start += groups)
         for (int64_t g = 0; g < groups; g++) maxima[g] = std::max(maxima[g], row[start + g]);
-    std::nth_element(maxima.begin(), maxima.begin() + (k - 1), maxima.end(), std::greater<>());
-    return maxima[k - 1];
+    return kth_largest(maxima.data(), groups, k);
 }
 
 }  // namespace
 
 extern "C" {
+
+// centred = scale x - centre, and its bfloat16 copy if `narrow` is given; x is bfloat16 if `wide`
+// is null.
+void centre_rows(const uint16_t* x, const float* wide, float scale, const float* centre,
+                 int64_t rows, int64_t d, float* centred, uint16_t* narrow) {
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        float* out = centred + r * d;
+        if (wide) {
+#pragma omp simd
+            for (int64_t i = 0; i < d; i++) out[i] = scale * wide[r * d + i] - centre[i];
+        } else {
+#pragma omp simd
+            for (int64_t i = 0; i < d; i++) out[i] = scale * to_float(x[r * d + i]) - centre[i];
+        }
+        if (narrow)
+#pragma omp simd
+            for (int64_t i = 0; i < d; i++) narrow[r * d + i] = to_bf16(out[i]);
+    }
+}
 
 // The k largest of each row of bfloat16 numbers, seen as int16: positive ones are ordered by their
 // bits, negative ones come below in reverse.  Of equal entries the first columns are taken; the
@@ -70,27 +111,30 @@ extern "C" {
 void largest(const int16_t* pre, int64_t tokens, int64_t n, int64_t k, int32_t* chosen) {
 #pragma omp parallel
     {
-        std::vector<int16_t> maxima;
-        std::vector<int64_t> keys;
+        std::vector<int16_t> maxima, values(n + LANES);
+        std::vector<int32_t> columns(n + LANES);
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < tokens; t++) {
             const int16_t* row = pre + t * n;
             const int16_t bound = lower_bound_of_kth(row, n, k, maxima);
-            keys.clear();
-            auto keep = [&](int64_t column) {
-                keys.push_back((int64_t(row[column]) << 32) | int64_t(UINT32_MAX - uint32_t(column)));
+            int64_t count = 0, column = 0;
+            auto keep = [&](int64_t at) {
+                values[count] = row[at];
+                columns[count++] = int32_t(at);
             };
-            int64_t column = 0;
             for (; column + LANES <= n; column += LANES)
                 for (uint32_t mask = at_least(row + column, bound); mask; mask &= mask - 1)
                     keep(column + __builtin_ctz(mask));
             for (; column < n; column++)
                 if (row[column] >= bound) keep(column);
-            if (int64_t(keys.size()) > k)
-                std::nth_element(keys.begin(), keys.begin() + k, keys.end(), std::greater<>());
+            const int64_t padded = (count + LANES - 1) / LANES * LANES;
+            std::fill(values.begin() + count, values.begin() + padded, INT16_MIN);
+            const int16_t smallest = count > k ? kth_largest(values.data(), padded, k) : INT16_MIN;
+            int64_t ties = k;  // entries equal to the smallest that are taken
+            for (int64_t i = 0; i < count; i++) ties -= values[i] > smallest;
             int32_t* out = chosen + t * k;
-            for (int64_t j = 0; j < k; j++) out[j] = int32_t(UINT32_MAX - uint32_t(keys[j]));
-            std::sort(out, out + k);
+            for (int64_t i = 0; i < count; i++)
+                if (values[i] > smallest || (values[i] == smallest && ties-- > 0)) *out++ = columns[i];
         }
     }
 }

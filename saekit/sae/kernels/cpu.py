@@ -1,96 +1,33 @@
-"""The sparse arithmetic on the CPU by C++ (cpu.cpp), compiled on first use.
-
-The library is built with the system's C++ compiler for this processor and kept in the user's cache
-folder, under the hash of its source and of the compiler.  Without a compiler training works all the
-same, through PyTorch (reference.py), and says so once.
-"""
+"""The sparse arithmetic on the CPU by C++ (cpu.cpp), compiled on first use."""
 
 import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saekit.compiled import address
 from saekit.sae.kernels.reference import Pairs, Reference, SparsePass
 
-logger = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("cpu.cpp")
-# torch has loaded an OpenMP runtime of the same name already, so both share one thread pool
-FLAGS = (
-    "-O3 -march=native -std=c++17 -fopenmp -fno-math-errno -fno-trapping-math -shared -fPIC"
-).split()
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "saekit"
-
-
-def _processor() -> str:
-    """What -march=native depends on: a home folder may be shared by different machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line for line in lines if line.startswith("flags"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled functions; None if there is no working compiler."""
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
-    if compiler is None:
-        logger.warning("no C++ compiler (g++) found: training uses PyTorch alone, about 3x slower")
-        return None
-    key = "\0".join([SOURCE.read_text(encoding="utf-8"), compiler, *FLAGS, _processor()])
-    name = f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    try:
-        path = _cache_folder() / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                built = Path(folder) / name
-                command = [compiler, *FLAGS, str(SOURCE), "-o", str(built)]
-                subprocess.run(command, check=True, capture_output=True, text=True)
-                os.replace(built, path)  # two processes may build at the same time
-        return ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", None) or error
-        logger.warning("the C++ kernel cannot be built, training uses PyTorch alone: %s", reason)
-        return None
-
-
-def _address(tensor: Tensor | None, dtype: torch.dtype) -> ctypes.c_void_p:
-    if tensor is None:
-        return ctypes.c_void_p(None)
-    assert tensor.dtype == dtype and tensor.is_contiguous(), (tensor.dtype, tensor.stride())
-    return ctypes.c_void_p(tensor.data_ptr())
 
 
 def _f32(tensor: Tensor | None) -> ctypes.c_void_p:
-    return _address(tensor, torch.float32)
+    return address(tensor, torch.float32)
 
 
 def _i32(tensor: Tensor | None) -> ctypes.c_void_p:
-    return _address(tensor, torch.int32)
+    return address(tensor, torch.int32)
 
 
 def _i64(tensor: Tensor | None) -> ctypes.c_void_p:
-    return _address(tensor, torch.int64)
+    return address(tensor, torch.int64)
 
 
 def _bits(tensor: Tensor | None) -> ctypes.c_void_p:
-    return _address(tensor, torch.bfloat16)
+    return address(tensor, torch.bfloat16)
 
 
 _long = ctypes.c_int64
@@ -103,6 +40,21 @@ class Cpu(Reference):
 
     def __init__(self, functions: ctypes.CDLL):
         self._c = functions
+
+    def centre_rows(
+        self,
+        x: Float[Tensor, "token d_in"],
+        scale: Tensor,
+        centre: Float[Tensor, " d_in"],
+        out: Float[Tensor, "token d_in"],
+        narrow: Float[Tensor, "token d_in"] | None = None,
+    ) -> None:
+        """See `Reference.centre_rows`."""
+        short, wide = (x, None) if x.dtype == torch.bfloat16 else (None, x)
+        self._c.centre_rows(
+            _bits(short), _f32(wide), _float(float(scale)), _f32(centre),
+            _long(len(x)), _long(x.shape[1]), _f32(out), _bits(narrow),
+        )  # fmt: skip
 
     def largest(self, pre: Float[Tensor, "token d_sae"], k: int) -> Pairs:
         """See `Reference.largest`; of equal preactivations the first features are taken."""
@@ -158,7 +110,7 @@ class Cpu(Reference):
             _i32(pairs.features), _i64(pairs.starts), _long(tokens), _long(d_in),
             _i64(bounds), _f32(factors), _long(len(ends)), _long(rectify),
             _f32(values), _f32(slopes), _f32(errors), _f32(upstream),
-            _address(squared, torch.float64),
+            address(squared, torch.float64),
         )  # fmt: skip
         return SparsePass(values, slopes, errors, upstream, squared)
 

@@ -76,6 +76,19 @@ def weighted_rows(
 class Reference:
     """The functions; `Cpu` and `Cuda` replace them by faster ones with equal results."""
 
+    def centre_rows(
+        self,
+        x: Float[Tensor, "token d_in"],
+        scale: Tensor,
+        centre: Float[Tensor, " d_in"],
+        out: Float[Tensor, "token d_in"],
+        narrow: Float[Tensor, "token d_in"] | None = None,
+    ) -> None:
+        """Puts scale x - centre into `out`, and its bfloat16 copy into `narrow`."""
+        torch.mul(x, scale, out=out).sub_(centre)
+        if narrow is not None:
+            narrow.copy_(out)
+
     def largest(self, pre: Float[Tensor, "token d_sae"], k: int) -> Pairs:
         """The k largest preactivations of each token.  Ties are broken arbitrarily."""
         chosen = pre.topk(k, dim=1, sorted=False).indices.sort(dim=1).values

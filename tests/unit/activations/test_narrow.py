@@ -19,15 +19,20 @@ def test_it_is_the_models_forward_pass_up_to_bfloat16(tiny_model, ids):
         pytest.skip("no packed bfloat16 products here")
     exact = residuals(tiny_model, ids)
     automatic = residuals(tiny_model, ids, bf16=True)
-    found = NarrowForward(tiny_model, 240)(ids, [0, 1, 2, 3])
-    assert torch.equal(found[0], exact[0])
+    everything = torch.arange(ids.numel())
+    run = NarrowForward(tiny_model, 240)
+    found = run(ids, [0, 1, 2, 3], everything).float().view_as(exact)
+    assert torch.equal(found[0], exact[0].bfloat16().float())
     for layer in (1, 2, 3):
         written = (exact[layer] - exact[0]).norm()  # what the blocks add is what can go wrong
         error = (found[layer] - exact[layer]).norm() / written
         assert error < 0.02
         assert error < 1.5 * (automatic[layer] - exact[layer]).norm() / written
-    some = NarrowForward(tiny_model, 240)(ids, [1, 3])
-    assert torch.equal(some, found[[1, 3]])
+    keep = torch.tensor([0, 7, 41, 239])
+    some = run(ids, [1, 3], keep).float()
+    assert torch.equal(some, found.flatten(1, 2)[[1, 3]][:, keep])
+    below = run(ids, [1, 2], everything).float()
+    assert torch.equal(below.view(2, *ids.shape, -1), found[1:3])
 
 
 def test_a_source_uses_it_where_it_can(tiny_model, monkeypatch):
@@ -35,4 +40,5 @@ def test_a_source_uses_it_where_it_can(tiny_model, monkeypatch):
     narrow = ModelActivations(tiny_model, text, [3], context=20, bf16=True).next_pass()
     monkeypatch.setattr("saekit.activations.sources.can_run", lambda model: False)
     plain = ModelActivations(tiny_model, text, [3], context=20, bf16=True).next_pass()
+    narrow = narrow.float()
     assert (narrow - plain).norm() / plain.norm() < 0.02

@@ -9,8 +9,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saekit import compiled
 from saekit.sae.kernels import Pairs, Reference, SparsePass, kernels_for
 from saekit.sae.kernels import cpu as cpu_kernels
+
+
+def forget() -> None:
+    """So that the compiler is looked for again."""
+    compiled._compiler.cache_clear()
+    compiled.library.cache_clear()
+
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -27,7 +35,7 @@ KERNELS = [
 @pytest.fixture(params=KERNELS)
 def kernels(request):
     if request.param == "cpu":
-        functions = cpu_kernels.library()
+        functions = compiled.library(cpu_kernels.SOURCE)
         assert functions is not None
         return cpu_kernels.Cpu(functions)
     if request.param == "triton":
@@ -260,23 +268,23 @@ def test_sums_do_not_depend_on_the_number_of_threads():
 
 
 def test_without_a_compiler_training_uses_pytorch(monkeypatch, caplog):
-    monkeypatch.setattr(cpu_kernels.shutil, "which", lambda name: None)
-    cpu_kernels.library.cache_clear()
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    forget()
     try:
         assert type(kernels_for(torch.device("cpu"))) is Reference
         assert "no C++ compiler" in caplog.text
     finally:
-        cpu_kernels.library.cache_clear()
+        forget()
 
 
 @needs_compiler
 def test_a_broken_compiler_is_reported(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(cpu_kernels, "FLAGS", ["-no-such-flag"])
-    cpu_kernels.library.cache_clear()
+    monkeypatch.setattr(compiled, "FLAGS", ["-no-such-flag"])
+    forget()
     try:
         assert type(kernels_for(torch.device("cpu"))) is Reference
         assert "no-such-flag" in caplog.text
         assert list((tmp_path / "saekit").iterdir()) == []
     finally:
-        cpu_kernels.library.cache_clear()
+        forget()
