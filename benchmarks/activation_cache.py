@@ -21,7 +21,6 @@ from saekit.activations import (
     CachedActivations,
     ModelActivations,
     ShuffleBuffer,
-    tokens_to_read,
     write_cache,
 )
 from saekit.model.loading import load_model
@@ -51,15 +50,14 @@ class Constant:
 def rate(source: ActivationSource, tokens: int) -> float:
     """Tokens per second that the buffer reads while it serves `tokens`, every layer gathered."""
     started = time.perf_counter()
-    buffer = ShuffleBuffer(source, BATCH_TOKENS, BUFFER_TOKENS, dtype=torch.bfloat16)
-    x = torch.empty(BATCH_TOKENS, source.d_model, device=source.device)
-    batches = tokens // BATCH_TOKENS
-    for _ in range(batches):
+    dtype = torch.bfloat16
+    buffer = ShuffleBuffer(source, BATCH_TOKENS, BUFFER_TOKENS, dtype=dtype, tokens=tokens)
+    x = torch.empty(BATCH_TOKENS, source.d_model, dtype=dtype, device=source.device)
+    for _ in range(tokens // BATCH_TOKENS):
         places = buffer.next_batch()
         for slot in range(len(buffer.layers)):
             buffer.layer(slot, places, out=x)
-    read = tokens_to_read(batches * BATCH_TOKENS, BATCH_TOKENS, BUFFER_TOKENS)
-    return read / (time.perf_counter() - started)
+    return tokens / (time.perf_counter() - started)
 
 
 def main() -> None:
@@ -77,17 +75,17 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = Path(folder) / "cache.h5"
-        tokens = tokens_to_read(args.tokens, BATCH_TOKENS, BUFFER_TOKENS)
+        tokens = args.tokens // BATCH_TOKENS * BATCH_TOKENS
         one_pass = source().next_pass()
         assert one_pass is not None
         figures = {
-            "buffer": rate(Constant(one_pass), args.tokens),
-            "model": rate(source(), args.tokens),
+            "buffer": rate(Constant(one_pass), tokens),
+            "model": rate(source(), tokens),
         }
         started = time.perf_counter()
         write_cache(model, open_text, path, tokens, context=CONTEXT, bf16=True)
         figures["write_cache"] = tokens / (time.perf_counter() - started)
-        figures["cache"] = rate(CachedActivations(path), args.tokens)
+        figures["cache"] = rate(CachedActivations(path), tokens)
         size = path.stat().st_size
     document = {
         "model": model.id,

@@ -10,7 +10,7 @@ from saekit.activations.residuals import (
     unembed,
 )
 from saekit.activations.rows import Text, TextRows, context_rows, documents_of, texts_of
-from saekit.activations.shuffling import ShuffleBuffer, tokens_to_read
+from saekit.activations.shuffling import ShuffleBuffer
 from saekit.activations.sources import ActivationSource, ModelActivations
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "residuals",
     "run_blocks",
     "texts_of",
-    "tokens_to_read",
     "unembed",
     "write_cache",
 ]

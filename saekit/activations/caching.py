@@ -53,8 +53,7 @@ def write_cache(
         model: the model, or what `load_model` opens.
         text: see `saekit.activations.documents_of`; starts over when it ends.
         path: the HDF5 file (its layout: `saekit.activations.cache_file`).
-        tokens: how many to hold, BOS not counted.  A training that is to see the same batches as
-            from the model needs `saekit.activations.tokens_to_read` of them.
+        tokens: how many to hold, BOS not counted; a training needs as many as it is to see.
         layers: 0..n_layers; None for all.
         context: tokens per row, BOS included.
         text_name: what the text is, in words; compared when a cache is used again.

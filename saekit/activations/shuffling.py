@@ -39,17 +39,6 @@ def _sizes(batch_tokens: int, buffer_tokens: int) -> tuple[int, int]:
     return batches * batch_tokens, int((groups * np.arange(1, GROUPS + 1)).sum())
 
 
-def tokens_to_read(tokens: int, batch_tokens: int, buffer_tokens: int) -> int:
-    """How many tokens a `ShuffleBuffer` has read when it has served `tokens`.
-
-    A source with fewer gives the same tokens in another order at the end: what is held is then
-    served without being mixed with what would follow.
-    """
-    round_tokens, capacity = _sizes(batch_tokens, buffer_tokens)
-    rounds = max(1, -(-tokens // round_tokens))
-    return capacity + (rounds - 1) * round_tokens
-
-
 class ShuffleBuffer:
     """Batches of shuffled tokens from a source.
 
@@ -71,6 +60,7 @@ class ShuffleBuffer:
         buffer_tokens: int,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        tokens: int | None = None,
     ):
         """
         Args:
@@ -79,9 +69,10 @@ class ShuffleBuffer:
             buffer_tokens: tokens to hold in memory, each of `layer * d_model` values.
             seed: decides the order.
             dtype: how activations are held; bfloat16 takes half the memory of float32.
+            tokens: how many will be served; no more are read.  None reads to the source's end.
         """
         self.source, self.layers = source, list(source.layers)
-        self.batch_tokens, self.seed = batch_tokens, seed
+        self.batch_tokens, self.seed, self.tokens = batch_tokens, seed, tokens
         self.round_tokens, self.capacity = _sizes(batch_tokens, buffer_tokens)
         self._groups = group_sizes(self.round_tokens)
         self._first_groups = self._groups[::-1].cumsum()[::-1]  # what the first rounds need
@@ -114,21 +105,22 @@ class ShuffleBuffer:
         """Put the tokens of a refill that are due in round `current` or later into free places.
 
         Returns:
-            Whether the source had all of them.
+            Whether there were as many.
         """
         self._starts.append([self._offset, *self._pass_position])
         due, done = self._schedule(refill), 0
         number = self._first_number(refill)
+        asked = len(due) if self.tokens is None else min(len(due), self.tokens - number)
         free = np.flatnonzero(self._due < current)
         total = torch.zeros(len(self.layers), device=self.source.device)
-        while done < len(due):
+        while done < asked:
             if self._pass is None or self._offset == self._pass.shape[1]:
                 self._pass, self._offset = None, 0
                 self._pass_position = self.source.position()
                 self._pass = self.source.next_pass()
                 if self._pass is None:
                     break
-            taken = min(self._pass.shape[1] - self._offset, len(due) - done)
+            taken = min(self._pass.shape[1] - self._offset, asked - done)
             wanted = np.flatnonzero(due[done : done + taken] >= current)
             places, free = free[: len(wanted)], free[len(wanted) :]
             self._due[places] = due[done + wanted]
@@ -161,7 +153,7 @@ class ShuffleBuffer:
     def fill(self) -> None:
         """Go to the next round: replace the tokens that were served, and draw the order.
 
-        When the source ends, all that is left is served in one last round.
+        When the source ends, or has given `tokens`, all that is left is served in one last round.
 
         Raises:
             InputError: the source has nothing.

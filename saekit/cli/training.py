@@ -62,12 +62,10 @@ def _cached(
     model: Any, text: Any, config: Any, world: Any, path: Path, name: str
 ) -> "CachedActivations":
     """The activation cache of a run: written first where it is missing or was cut short."""
-    from saekit.activations import CachedActivations, check_layers, tokens_to_read, write_cache
+    from saekit.activations import CachedActivations, check_layers, write_cache
 
     layers = check_layers(model, config.layers)
-    needed = tokens_to_read(
-        config.steps * config.batch_tokens, config.batch_tokens, config.buffer_tokens
-    )
+    needed = config.steps * config.batch_tokens
     failure = None
     if world.is_first:
         try:

@@ -112,13 +112,8 @@ class LayerTraining:
                 x, self.parameters, self.kind, self.dead, self.kernels, self.scratch, self.shadow,
                 self.scale,
             )  # fmt: skip
-            smallest = result.smallest
-            first = self.batch_threshold == 0
-            moved = self.batch_threshold.lerp(smallest, _THRESHOLD_RATE)
-            known = torch.isfinite(smallest)
-            self.batch_threshold = torch.where(
-                known, torch.where(first, smallest, moved), self.batch_threshold
-            )
+            if self.kind.stored_as != self.kind.name:
+                self._follow(result.smallest)
         else:
             sparsity = self.config.sparsity * sparsity_factor
             with torch.enable_grad():
@@ -133,6 +128,12 @@ class LayerTraining:
             self.fired += result.fired
             self.counted += len(x)
         return result
+
+    def _follow(self, smallest: Tensor) -> None:
+        """Move BatchTopK's threshold towards a batch's smallest activation."""
+        first = self.batch_threshold == 0
+        moved = torch.where(first, smallest, self.batch_threshold.lerp(smallest, _THRESHOLD_RATE))
+        self.batch_threshold = torch.where(torch.isfinite(smallest), moved, self.batch_threshold)
 
     def _adam(self, gradients: dict[str, Tensor], lr: float) -> None:
         self.adam_steps += 1

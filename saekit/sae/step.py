@@ -24,7 +24,7 @@ class StepResult:
         squared_error: sum of |x - x'|^2 (a scalar tensor).
         extra: the auxiliary loss or penalty, as `architectures.Loss.extra`.
         fired: in how many tokens each feature was active.
-        smallest: the smallest activation above 0 (sparse steps; infinite if there is none).
+        smallest: the smallest activation above 0, where a threshold is stored; else infinite.
     """
 
     squared_error: Tensor
@@ -141,9 +141,11 @@ def sparse_step(
         extra = _add_aux(gradients, centred, result, squared, p, dead, kind, kernels)
     # b_dec stands in every prefix's reconstruction, and is subtracted from the input
     gradients["b_dec"] = result.upstream[0].sum(0) - gradients["b_enc"] @ p["W_enc"]
-    # without asking the device how many are positive
-    values = F.pad(result.values, (0, 1), value=torch.inf)
-    smallest = torch.where(values > 0, values, torch.inf).amin()
+    smallest = torch.full((), torch.inf, device=x.device)
+    if kind.stored_as != kind.name:  # a threshold is stored, their mean
+        # without asking the device how many are positive
+        values = F.pad(result.values, (0, 1), value=torch.inf)
+        smallest = torch.where(values > 0, values, torch.inf).amin()
     return gradients, StepResult(squared, extra, fired, smallest)
 
 

@@ -19,6 +19,7 @@ from saekit.activations import (
     Text,
     check_layers,
 )
+from saekit.compiled import keep_freed_memory
 from saekit.coordinates import hook_name
 from saekit.errors import InputError, MismatchError, SaekitError
 from saekit.files import ensure_writable
@@ -139,6 +140,7 @@ class Run:
 
     def start(self, resume: bool) -> DictionarySet:
         """Prepare, train, save."""
+        keep_freed_memory()
         failure, work = None, self.out / WORK
         if self.world.is_first:
             try:
@@ -179,7 +181,10 @@ class Run:
             if self.world.size > 1:
                 source = SharedActivations(source, self.world)
         kept = torch.bfloat16 if config.bf16 else torch.float32
-        return ShuffleBuffer(source, config.batch_tokens, config.buffer_tokens, config.seed, kept)
+        return ShuffleBuffer(
+            source, config.batch_tokens, config.buffer_tokens, config.seed, kept,
+            tokens=config.steps * config.batch_tokens,
+        )  # fmt: skip
 
     def _find_start(self, resume: bool) -> None:
         """Continue from the checkpoint, or measure the input and begin."""

@@ -19,7 +19,6 @@ from saekit.activations import (
     ShuffleBuffer,
     context_rows,
     residuals,
-    tokens_to_read,
     write_cache,
 )
 from saekit.activations import cache as cache_module
@@ -78,11 +77,11 @@ def test_batches_are_those_of_the_model(
 ):
     """Equal to the bit in float32; the same tokens in the same order always."""
     monkeypatch.setattr(cache_module, "READ_TOKENS", read_tokens)
-    tokens = tokens_to_read(2000, 40, 300)
+    tokens = 2000
     path = write(tiny_model, documents, tmp_path / "a.h5", precision=precision, tokens=tokens)
-    live = ShuffleBuffer(ModelActivations(tiny_model, documents, [0, 3], 16), 40, 300, 1)
-    cached = ShuffleBuffer(CachedActivations(path, [0, 3]), 40, 300, 1)
-    for _ in range(2000 // 40):
+    live = ShuffleBuffer(ModelActivations(tiny_model, documents, [0, 3], 16), 40, 300, 1, tokens=tokens)
+    cached = ShuffleBuffer(CachedActivations(path, [0, 3]), 40, 300, 1, tokens=tokens)
+    for _ in range(tokens // 40):
         one, other = live.next_batch(), cached.next_batch()
         assert (live.numbers[one.numpy()] == cached.numbers[other.numpy()]).all()
         for slot in range(2):

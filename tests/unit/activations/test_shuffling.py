@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saekit.activations import ShuffleBuffer, tokens_to_read
+from saekit.activations import ShuffleBuffer
 from saekit.activations.shuffling import GROUPS, group_sizes
 from saekit.errors import TrainingError
 
@@ -157,11 +157,20 @@ def test_tokens_mix_over_refills():
 
 
 @settings(deadline=None)
-@given(sizes, st.integers(1, 30))
-def test_how_many_tokens_are_read(size, batches):
-    source = Counting((1,))
-    serve(ShuffleBuffer(source, *size), batches)
-    assert source.token == tokens_to_read(batches * size[0], *size)
+@given(sizes, st.integers(1, 30), st.integers(0, 29))
+def test_no_token_is_read_in_vain(size, batches, before):
+    """All that is read is served, once; also where the run is taken up in the middle."""
+    tokens, source = batches * size[0], Counting((7,))
+    buffer = ShuffleBuffer(source, *size, tokens=tokens)
+    served = serve(buffer, batches)
+    assert sorted(served) == list(range(tokens))
+    assert source.token < tokens + 7
+    with pytest.raises(TrainingError):
+        buffer.next_batch()
+    buffer, again = (ShuffleBuffer(Counting((7,)), *size, tokens=tokens) for _ in range(2))
+    serve(buffer, min(before, batches))
+    again.load_state(buffer.state())
+    assert serve(again, batches - min(before, batches)) == served[min(before, batches) * size[0] :]
 
 
 def test_another_seed_is_another_order():

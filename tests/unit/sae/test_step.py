@@ -79,14 +79,14 @@ def test_training_curves_coincide():
 
 
 def test_bf16_selection_gives_exact_values_of_what_it_selects():
-    kind = kind_of()
+    kind = kind_of("batchtopk")
     p = random_parameters(kind)
     x = normal(TOKENS, D_IN, seed=5)
     exact = (x - p["b_dec"]) @ p["W_enc"].T + p["b_enc"]
     shadow = p["W_enc"].bfloat16()
     _, found = sparse_step(x, p, kind, torch.arange(0), kernels_for(CPU), Scratch(CPU), shadow)
     _, full = sparse_step(x, p, kind, torch.arange(0), kernels_for(CPU), Scratch(CPU))
-    assert found.fired.sum() == full.fired.sum()
+    assert 0 <= found.fired.sum() - full.fired.sum() <= 3  # equal ones at the bound are all taken
     assert (found.fired - full.fired).abs().sum() < 0.05 * full.fired.sum()
     # the smallest value is one of the exact ones, not a rounded one
     assert (exact - found.smallest).abs().min() < 1e-5
@@ -95,7 +95,7 @@ def test_bf16_selection_gives_exact_values_of_what_it_selects():
 def test_a_step_computed_by_hand():
     """x = (3, 4), two features along the axes, k = 1: feature 1 gives 4, the error is (3, 0)."""
     eye = torch.eye(2)
-    kind = kind_of(d_sae=2, k=1)
+    kind = kind_of("batchtopk", d_sae=2, k=1)
     p = {"W_enc": eye, "b_enc": torch.zeros(2), "W_dec": eye, "b_dec": torch.zeros(2)}
     x = torch.tensor([[3.0, 4.0]])
     gradients, found = sparse_step(x, p, kind, torch.arange(0), Reference(), Scratch(CPU))
