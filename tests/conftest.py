@@ -62,6 +62,24 @@ def tiny_model(tiny_model_folder):
 
 
 @pytest.fixture(scope="session")
+def gated_model(tiny_model):
+    """`tiny_model` with gated attention; about half of the edges of the seed prompt are closed."""
+    import copy
+
+    import torch
+
+    from saekit.model.gating import install
+    from saekit.model.loading import LanguageModel
+
+    hf = copy.deepcopy(tiny_model.hf)
+    generator = torch.Generator().manual_seed(4)
+    hf.config.attention = "gated"
+    hf.config.gate_bias = (0.3 * torch.randn(3, 4, generator=generator)).tolist()
+    install(hf)
+    return LanguageModel("gated", hf, tiny_model.tokenizer)
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of Debian's Chromium; the test is skipped where there is none."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")

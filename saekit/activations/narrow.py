@@ -100,7 +100,8 @@ class _Block:
 
 
 def can_run(model: LanguageModel) -> bool:
-    """Whether this machine and this torch have what it takes, and the model GPT-2's GELU."""
+    """Whether this machine and this torch have what it takes, and the model dense attention and
+    GPT-2's GELU."""
     blocks = [cast(GPT2Block, block) for block in model.hf.transformer.h]
     return (
         model.device.type == "cpu"
@@ -108,6 +109,7 @@ def can_run(model: LanguageModel) -> bool:
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and model.gate_bias is None
         and all(isinstance(block.mlp.act, NewGELUActivation) for block in blocks)
         and library(SOURCE) is not None
     )

@@ -17,6 +17,7 @@ from transformers.activations import NewGELUActivation
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from saekit.errors import InputError
+from saekit.model.gating import attend, gate_bias
 from saekit.model.loading import LanguageModel
 
 
@@ -31,9 +32,11 @@ def _block(block: GPT2Block, hidden: Float[Tensor, "batch pos d_model"]) -> Tens
     q, k, v = attention.c_attn(block.ln_1(hidden)).split(d_model, dim=2)
     # under autocast attention stays in the stream's type: 16-wide heads are slow in bf16 on CPU
     with torch.autocast(hidden.device.type, enabled=False):
-        mixed = F.scaled_dot_product_attention(
-            split_heads(q), split_heads(k), split_heads(v), is_causal=True, scale=attention.scaling
-        )
+        heads, gates = (split_heads(q), split_heads(k), split_heads(v)), gate_bias(attention.config)
+        if gates is None:
+            mixed = F.scaled_dot_product_attention(*heads, is_causal=True, scale=attention.scaling)
+        else:
+            mixed, _ = attend(*heads, gates[attention.layer_idx], attention.scaling)
     hidden = hidden + attention.c_proj(mixed.transpose(1, 2).reshape(batch, pos, d_model))
     inner = mlp.c_fc(block.ln_2(hidden))
     if isinstance(mlp.act, NewGELUActivation):  # the same function, fused

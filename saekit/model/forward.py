@@ -6,6 +6,9 @@ Own code on the checkpoint's unprocessed weights, in float32 or float64, in row-
     x_{m+1} = mid_m + act( LN2_m(mid_m) W_in + b_in ) W_out + b_out
     logits  = LN_f(x_n) W_U
 
+A_mh is the softmax pattern, or that with the closed edges of gated attention at 0 (gating.py; its
+rows then sum to less than 1, so b_V is a part of the value and never of b_O).
+
 `ExactGPT2.run` stores every value of these equations.  `ExactGPT2.rerun` repeats a window of
 positions from a given layer with edits, many edits as one batch; positions before the window keep
 their clean keys and values, so removing edges into one query costs one token per edit.
@@ -20,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.errors import ModelError
+from saekit.model.gating import gated
 from saekit.model.loading import LanguageModel
 
 TANH_GELUS = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
@@ -53,7 +57,7 @@ class Forward:
     Attributes:
         resid: residual stream at every layer; `resid[n_layers]` is the final one.
         mid: residual stream between attention and MLP of every block.
-        pattern, key, value: of every head; `value` includes b_V.
+        pattern, key, value: of every head; `pattern` is gated, `value` includes b_V.
         scale1, scale2, scale_f: what the LayerNorms divided by.
         pre: MLP hidden units before the activation function.
         mlp_out: what the MLP wrote, b_out included.
@@ -73,17 +77,37 @@ class Forward:
     logits: Float[Tensor, "pos d_vocab"]
 
 
+@dataclass(frozen=True)
+class Moved:
+    """What the edges from `keys` move in some heads; `Edits.keep` takes away what they moved.
+
+    Attributes:
+        heads: 1 where a head's edges are replaced, else 0.
+        value: what is moved from each key, before W_O.
+        weight: of each edge, instead of the live attention weight.
+    """
+
+    heads: Float[Tensor, "layer batch head"]
+    keys: Int[Tensor, " key"]
+    value: Float[Tensor, "layer head key d_head"]
+    weight: Float[Tensor, "layer head query key"] | None = None
+
+
 @dataclass
 class Edits:
     """What a batch of reruns changes.  The query axis is the rerun's window.
 
     Attributes:
-        keep: factor on every attention weight after the softmax, without renormalisation
-            (0 removes an edge); None changes nothing.
+        keep: factor on every attention weight after softmax and gate (0 removes an edge); None
+            changes nothing.
+        renormalise: whether the weights that are left grow until the row's sum is what it was.
+        moved: what edges carry instead.
         head_out: (layer, head) -> what the head writes instead (zeros remove the head).
     """
 
     keep: Float[Tensor, "layer batch head query pos"] | None = None
+    renormalise: bool = False
+    moved: Moved | None = None
     head_out: dict[tuple[int, int], Float[Tensor, "batch query d_model"]] = field(
         default_factory=dict
     )
@@ -110,6 +134,8 @@ class ExactGPT2:
         self.W_E, self.W_pos = get(hf.transformer.wte.weight), get(hf.transformer.wpe.weight)
         self.gamma_f, self.beta_f = get(hf.transformer.ln_f.weight), get(hf.transformer.ln_f.bias)
         self.W_U = get(hf.lm_head.weight).T
+        gates = model.gate_bias
+        self.gate_bias = None if gates is None else get(gates).to(self.W_E)
         self.blocks = [self._block_weights(m, block, config, get)
                        for m, block in enumerate(hf.transformer.h)]  # fmt: skip
 
@@ -164,7 +190,7 @@ class ExactGPT2:
         """[batch, window, d_model] -> [batch, head, window, d_head]."""
         return flat.unflatten(-1, (self.n_heads, self.d_head)).transpose(1, 2)
 
-    def _block(
+    def _attention(
         self,
         m: int,
         x: Float[Tensor, "batch window d_model"],
@@ -172,7 +198,10 @@ class ExactGPT2:
         past: tuple[Tensor, Tensor] | None,
         edits: Edits,
     ) -> dict[str, Tensor]:
-        """Block m on the positions from `first` on; `past` = clean keys and values before it."""
+        """Attention m on the positions from `first` on; `past` = clean keys and values before.
+
+        `written` is what the heads write, b_O left out.
+        """
         w = self.blocks[m]
         normed, scale1 = self.norm(x, w.gamma1, w.beta1)
         query, key, value = map(self._heads, (normed @ w.W_QKV + w.b_QKV).split(self.d_model, -1))
@@ -183,22 +212,49 @@ class ExactGPT2:
         scores = query @ key.transpose(-1, -2) * w.score_scale
         positions = torch.arange(key.shape[2], device=x.device)
         future = positions > positions[first:, None]
-        pattern = scores.masked_fill(future, -math.inf).softmax(-1)
-        if edits.keep is not None:
-            pattern = pattern * edits.keep[m]
+        live = scores.masked_fill(future, -math.inf).softmax(-1)
+        if self.gate_bias is not None:
+            live = gated(scores, live, self.gate_bias[m])
+        pattern = live if edits.keep is None else live * edits.keep[m]
+        if edits.renormalise:
+            left = pattern.sum(-1, keepdim=True)
+            pattern = pattern * torch.where(left > 0, live.sum(-1, keepdim=True) / left, 0.0)
         z = pattern @ value  # [batch, head, window, d_head]
+        if edits.moved is not None:
+            z = z + self._moved(m, live, edits.moved)
         replaced = {head: out for (layer, head), out in edits.head_out.items() if layer == m}
         if replaced:
             z = z.index_fill(1, torch.tensor(list(replaced), device=x.device), 0.0)
-        mid = x + z.transpose(1, 2).flatten(2) @ w.W_O.flatten(0, 1) + w.b_O
+        written = z.transpose(1, 2).flatten(2) @ w.W_O.flatten(0, 1)
         for out in replaced.values():
-            mid = mid + out
+            written = written + out
+        return {
+            "written": written, "pattern": pattern, "key": key, "value": value, "scale1": scale1,
+        }  # fmt: skip
+
+    def _moved(self, m: int, live: Tensor, moved: Moved) -> Tensor:
+        weight = live[..., moved.keys] if moved.weight is None else moved.weight[m]
+        weight = weight * moved.heads[m][:, :, None, None]
+        return torch.einsum("bhqk,hkd->bhqd", weight, moved.value[m])
+
+    def _block(
+        self,
+        m: int,
+        x: Float[Tensor, "batch window d_model"],
+        first: int,
+        past: tuple[Tensor, Tensor] | None,
+        edits: Edits,
+    ) -> dict[str, Tensor]:
+        """Block m, as `_attention`."""
+        w = self.blocks[m]
+        attention = self._attention(m, x, first, past, edits)
+        mid = x + attention.pop("written") + w.b_O
         normed2, scale2 = self.norm(mid, w.gamma2, w.beta2)
         pre = normed2 @ w.W_in + w.b_in
         mlp_out = (self.gate(pre) * pre) @ w.W_out + w.b_out
         return {
-            "resid": mid + mlp_out, "mid": mid, "pattern": pattern, "key": key, "value": value,
-            "scale1": scale1, "scale2": scale2, "pre": pre, "mlp_out": mlp_out,
+            **attention, "resid": mid + mlp_out, "mid": mid, "scale2": scale2, "pre": pre,
+            "mlp_out": mlp_out,
         }  # fmt: skip
 
     @torch.no_grad()
@@ -240,6 +296,16 @@ class ExactGPT2:
             past = (clean.key[m][None, :, :first], clean.value[m][None, :, :first])
             x = self._block(m, x, first, past, edits)["resid"]
         return x
+
+    @torch.no_grad()
+    def written(
+        self, clean: Forward, edits: Edits, window: tuple[int, int], m: int, batch: int = 1
+    ) -> Float[Tensor, "batch window d_model"]:
+        """What block m's heads together write under edits, their input being the clean stream."""
+        first, last = window
+        past = (clean.key[m][None, :, :first], clean.value[m][None, :, :first])
+        x = clean.resid[m, first : last + 1].expand(batch, -1, -1)
+        return self._attention(m, x, first, past, edits)["written"]
 
     def head_outputs(self, clean: Forward, position: int) -> Float[Tensor, "layer head d_model"]:
         """What every head writes at a position: o_mh, without b_O."""

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from saekit.bundled import bundled
 from saekit.errors import InputError, ModelError
+from saekit.model.gating import gate_bias, install
 
 BUNDLED_MODELS = {"gpt2-mini": "dictionaries/gpt2-mini/model"}
 HUB_ALIASES = {"gpt2-small": "gpt2"}
@@ -80,10 +81,21 @@ class LanguageModel:
     def bos(self) -> int:
         return self.tokenizer.bos_token_id
 
+    @property
+    def gate_bias(self) -> Float[Tensor, "layer head"] | None:
+        """Of a model with gated attention (`saekit.model.gating`); None where it is dense."""
+        return gate_bias(self.hf.config, self.id)
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names, shapes and float32 values of all weights, sorted by name."""
+        """SHA-256 over names, shapes and float32 values of all weights, sorted by name.
+
+        The gate biases of a gated model come first: with other gates it is another model.
+        """
         digest = hashlib.sha256()
+        if (bias := self.gate_bias) is not None:
+            digest.update(f"gate_bias{tuple(bias.shape)}".encode())
+            digest.update(bias.numpy().tobytes())
         for name, value in sorted(self.hf.state_dict().items()):
             if name == "lm_head.weight":  # tied to wte
                 continue
@@ -200,6 +212,7 @@ def load_model(
         return id
     if isinstance(id, GPT2LMHeadModel):
         source = id.config._name_or_path
+        install(id)
         return LanguageModel(source, id.eval(), _open_tokenizer(_folder(source)), prepend_bos)
     path = _folder(id)
     try:
@@ -211,6 +224,7 @@ def load_model(
     if config.model_type != "gpt2":
         raise ModelError(f'"{id}" is a {config.model_type}; saekit reads GPT-2 models.')
     hf = _open_weights(path, dtype)
+    install(hf)
     tokenizer = _open_tokenizer(path)
     if len(tokenizer) > config.vocab_size:
         raise ModelError(

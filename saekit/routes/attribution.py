@@ -17,6 +17,7 @@ of heads in different layers can therefore be added: no path is counted twice.
 An attribution says what was carried in this forward pass; it is not a causal effect (ablation.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,39 +80,75 @@ def completeness_error(rows: list[tuple[str, float]], preactivation: float) -> f
     return relative_error(sum(values), preactivation, sum(map(abs, values)))
 
 
-def _through_norm(
-    cotangent: Float[Tensor, " d_model"], gamma: Float[Tensor, " d_model"], scale: Tensor
-) -> Float[Tensor, " d_model"]:
+def through_norm(
+    cotangent: Float[Tensor, "*#batch d_model"],
+    gamma: Float[Tensor, " d_model"],
+    scale: Float[Tensor, "*#batch"],
+) -> Float[Tensor, "*#batch d_model"]:
     """A cotangent behind a LayerNorm, pulled back in front of it (scale frozen)."""
-    scaled = cotangent * gamma / scale
-    return scaled - scaled.mean()
+    scaled = cotangent * gamma / scale[..., None]
+    return scaled - scaled.mean(-1, keepdim=True)
+
+
+@torch.no_grad()
+def direct_edges(
+    exact: ExactGPT2, clean: Forward, target: Target
+) -> Float[Tensor, "layer head pos"]:
+    """A_mh[q, k] v_mh(k) W_O . e: what each edge into q writes straight onto the target.
+
+    The sum over k is the head's row of `components`; no path through later blocks is in it.
+    """
+    q, e = target.query, target.direction
+    if target.layer == 0:
+        return e.new_zeros(0, exact.n_heads, len(clean.ids))
+    at_value = torch.stack([w.W_O @ e for w in exact.blocks[: target.layer]])
+    moved = torch.einsum("lhkd,lhd->lhk", clean.value[: target.layer], at_value)
+    return clean.pattern[: target.layer, :, q] * moved
 
 
 def arrivals(exact: ExactGPT2, clean: Forward, target: Target) -> Arrivals:
     """H(m, h, k) of every edge into the target's position, and the rest (module docstring)."""
-    q, layers = target.query, target.layer
-    g = target.direction  # cotangent at x_{m+1}(q), starting at m + 1 = L
-    rest = target.constant
-    edges = torch.zeros(layers, exact.n_heads, clean.resid.shape[1]).to(g)
-    mids = torch.zeros(layers, exact.d_model).to(g)
+    return arrivals_of(exact, clean, [target])[0]
+
+
+@torch.no_grad()
+def arrivals_of(exact: ExactGPT2, clean: Forward, targets: Sequence[Target]) -> list[Arrivals]:
+    """`arrivals` of several targets of one prompt in one sweep, whatever their layers and queries."""
+    if not targets:
+        return []
+    q = torch.tensor([target.query for target in targets], device=clean.resid.device)
+    later = torch.arange(clean.resid.shape[1], device=q.device) >= q[:, None]  # [target, pos]
+    layers = max(target.layer for target in targets)
+    g = torch.zeros(len(targets), exact.d_model).to(clean.resid)  # cotangent at x_{m+1}(q)
+    rest = torch.tensor([t.constant for t in targets], dtype=torch.float64, device=g.device)
+    edges = torch.zeros(len(targets), layers, exact.n_heads, clean.resid.shape[1]).to(g)
+    mids = torch.zeros(len(targets), layers, exact.d_model).to(g)
     for m in reversed(range(layers)):
+        for row, target in enumerate(targets):
+            if target.layer == m + 1:
+                g[row] = target.direction
         w = exact.blocks[m]
-        rho = exact.gate(clean.pre[m, q])
-        hidden = rho * (w.W_out @ g)  # cotangent at the hidden units before the activation
-        rest += float(w.b_out @ g + (w.beta2 @ w.W_in + w.b_in) @ hidden)
-        G = g + _through_norm(w.W_in @ hidden, w.gamma2, clean.scale2[m, q])
-        mids[m] = G
-        at_value = torch.einsum("hdm,m->hd", w.W_O, G)  # cotangent at each head's moved value
-        moved = torch.einsum("hkd,hd->hk", clean.value[m], at_value)
-        edges[m] = clean.pattern[m, :, q] * moved
-        edges[m, :, q:] = 0
-        self_weight = clean.pattern[m, :, q, q]
+        hidden = exact.gate(clean.pre[m, q]) * (g @ w.W_out.T)  # cotangent before the activation
+        rest += g @ w.b_out + hidden @ (w.beta2 @ w.W_in + w.b_in)
+        G = g + through_norm(hidden @ w.W_in.T, w.gamma2, clean.scale2[m, q])
+        mids[:, m] = G
+        at_value = torch.einsum("hdm,tm->thd", w.W_O, G)  # cotangent at each head's moved value
+        moved = torch.einsum("hkd,thd->thk", clean.value[m], at_value)
+        pattern = clean.pattern[m][:, q].transpose(0, 1)  # [target, head, pos]
+        edges[:, m] = (pattern * moved).masked_fill(later[:, None], 0)
+        self_weight = clean.pattern[m][:, q, q].T  # [target, head]
         value_constant = torch.einsum("d,hde->he", w.beta1, w.W_V) + w.b_V
-        rest += float(w.b_O @ G + self_weight @ (value_constant * at_value).sum(-1))
-        at_norm = torch.einsum("h,hde,he->d", self_weight, w.W_V, at_value)
-        g = G + _through_norm(at_norm, w.gamma1, clean.scale1[m, q])
-    rest += float(clean.resid[0, q] @ g)
-    return Arrivals(target, edges, rest, mids)
+        rest += G @ w.b_O + (self_weight * (value_constant * at_value).sum(-1)).sum(-1)
+        at_norm = torch.einsum("th,hde,the->td", self_weight, w.W_V, at_value)
+        g = G + through_norm(at_norm, w.gamma1, clean.scale1[m, q])
+    for row, target in enumerate(targets):
+        if target.layer == 0:
+            g[row] = target.direction
+    rest += (clean.resid[0, q] * g).sum(-1)
+    return [
+        Arrivals(target, edges[row, : target.layer], float(rest[row]), mids[row, : target.layer])
+        for row, target in enumerate(targets)
+    ]
 
 
 @dataclass(frozen=True)
@@ -148,7 +185,7 @@ def split_edge(
     w, q = exact.blocks[m], found.target.query
     weight = clean.pattern[m, h, q, key]
     at_value = w.W_O[h] @ found.mid_cotangents[m]
-    reads = weight * _through_norm(w.W_V[h] @ at_value, w.gamma1, clean.scale1[m, key])
+    reads = weight * through_norm(w.W_V[h] @ at_value, w.gamma1, clean.scale1[m, key])
     x = clean.resid[m, key]
     acts = activations(dictionary, x)
     b_dec = dictionary.b_dec.to(x)

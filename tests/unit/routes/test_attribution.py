@@ -1,7 +1,7 @@
 """Every identity of attribution.py on a random GPT-2 with perturbed LayerNorms and biases.
 
 Mutations tried by hand, each of which fails here: gamma or the centring left out of
-`_through_norm`; scale1 in place of scale2, or of another position; the pattern transposed; the
+`through_norm`; scale1 in place of scale2, or of another position; the pattern transposed; the
 value bias dropped from the moved value or from the self-edge constant; b_out or b_O left out of the
 rest; the self-edge path left out of g; edges k >= q kept; the attention biases left out of the
 component table; a token's direction not centred; the sign of b_dec in a feature's constant.
