@@ -1,8 +1,12 @@
 """Causal checks: remove edges into the query, let everything later run live, measure the target.
 
-Zero ablation sets the attention weight to 0 after the softmax without renormalisation; in a model
-with gated attention that is exactly a closed gate.  Only the query position is recomputed: edges
-into it change nothing at earlier positions.  Many sets run as one batch.
+What the edges carry instead is a `Replacement` (replacing.py); nothing, by default.  Zero ablation
+sets the attention weight to 0 after the softmax without renormalisation; in a model with gated
+attention that is exactly a closed gate.  Only the query position is recomputed: edges into it
+change nothing at earlier positions.  Many sets run as one batch.
+
+`path_patched` does the same along the direct path only: what all later components write is clean.
+Then the target falls under zero ablation by A v W_O . e, the `direct_edges` of attribution.py.
 """
 
 import random
@@ -12,7 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saekit.model.forward import Edits, ExactGPT2, Forward
+from saekit.model.forward import Edits, ExactGPT2, Forward, Moved
+from saekit.routes.replacing import ZERO, Replacement
+from saekit.routes.shapley import MOST_PLAYERS, shapley_values, subsets
 from saekit.routes.shares import Head
 from saekit.routes.targets import Target
 
@@ -24,15 +30,27 @@ BATCH = 64
 REDRAWS = 50
 
 
-def _keep(
-    exact: ExactGPT2, clean: Forward, query: int, sets: Sequence[Sequence[Head]], keys: list[int]
-) -> Float[Tensor, "layer batch head query pos"]:
-    keep = torch.ones(exact.n_layers, len(sets), exact.n_heads, 1, query + 1).to(clean.resid)
-    columns = torch.tensor(keys, device=keep.device)
+def _edits(
+    exact: ExactGPT2,
+    clean: Forward,
+    query: int,
+    sets: Sequence[Sequence[Head]],
+    keys: Sequence[int],
+    instead: Replacement,
+) -> Edits:
+    """The edits of a batch of sets for a window that is the query alone."""
+    removed = torch.zeros(exact.n_layers, len(sets), exact.n_heads).to(clean.resid)
     for row, heads in enumerate(sets):
         for m, h in heads:
-            keep[m, row, h, 0, columns] = 0
-    return keep
+            removed[m, row, h] = 1
+    columns = torch.tensor(list(keys), device=removed.device, dtype=torch.long)
+    keep = torch.ones(*removed.shape, 1, query + 1).to(removed)
+    keep[..., columns] -= removed[..., None, None]
+    moved = None
+    if instead.value is not None:
+        weight = None if instead.weight is None else instead.weight[:, :, query : query + 1, columns]
+        moved = Moved(removed, columns, instead.value[:, :, columns], weight)
+    return Edits(keep=keep, renormalise=instead.renormalise, moved=moved)
 
 
 def removed(
@@ -42,6 +60,7 @@ def removed(
     sets: Sequence[Sequence[Head]],
     keys: Sequence[int],
     until: int | None = None,
+    instead: Replacement = ZERO,
 ) -> Float[Tensor, "sets d_model"]:
     """The stream at (layer `until`, query) after removing the edges keys -> query of each set.
 
@@ -49,14 +68,44 @@ def removed(
         query, keys: tensor indices; every key <= query.
         sets: head sets (layer, head); each is removed in a run of its own.
         until: layer to stop at, the last one by default.
+        instead: what the edges carry instead.
+
+    Raises:
+        InputError: `instead` was made for prompts of another length.
     """
+    instead.check(clean)
     parts = []
     for at in range(0, len(sets), BATCH):
         some = sets[at : at + BATCH]
         start = min((m for heads in some for m, _ in heads), default=0)
-        edits = Edits(keep=_keep(exact, clean, query, some, list(keys)))
+        edits = _edits(exact, clean, query, some, keys, instead)
         out = exact.rerun(clean, edits, (query, query), start, until, batch=len(some))
         parts.append(out[:, 0])
+    return torch.cat(parts) if parts else clean.resid.new_zeros(0, exact.d_model)
+
+
+def path_patched(
+    exact: ExactGPT2,
+    clean: Forward,
+    query: int,
+    sets: Sequence[Sequence[Head]],
+    keys: Sequence[int],
+    until: int | None = None,
+    instead: Replacement = ZERO,
+) -> Float[Tensor, "sets d_model"]:
+    """As `removed`, but each head's change reaches the stream at `until` directly, nothing else:
+    later heads and MLPs write what they wrote in the clean run."""
+    instead.check(clean)
+    until = exact.n_layers if until is None else until
+    parts = []
+    for at in range(0, len(sets), BATCH):
+        some = sets[at : at + BATCH]
+        edits = _edits(exact, clean, query, some, keys, instead)
+        out = clean.resid[until, query].expand(len(some), -1)
+        for m in sorted({m for heads in some for m, _ in heads if m < until}):
+            before = exact.written(clean, Edits(), (query, query), m)
+            out = out + (exact.written(clean, edits, (query, query), m, len(some)) - before)[:, 0]
+        parts.append(out)
     return torch.cat(parts) if parts else clean.resid.new_zeros(0, exact.d_model)
 
 
@@ -66,13 +115,21 @@ def drops(
     target: Target,
     sets: Sequence[Sequence[Head]],
     keys: Sequence[int],
+    instead: Replacement = ZERO,
+    direct: bool = False,
 ) -> list[float]:
     """How much the target falls when the edges keys -> query of each head set are removed.
 
     Positive: the set supports the target.  Heads at or above the target's layer change nothing.
+
+    Args:
+        keys: tensor indices; all positions up to the query remove the heads' whole output there.
+        instead: what the edges carry instead.
+        direct: only along the direct path (`path_patched`).
     """
     below = [[head for head in heads if head[0] < target.layer] for heads in sets]
-    resid = removed(exact, clean, target.query, below, keys, until=target.layer)
+    run = path_patched if direct else removed
+    resid = run(exact, clean, target.query, below, keys, target.layer, instead)
     before = target.measure(exact, clean.resid[target.layer, target.query])
     return (before - target.measure(exact, resid)).tolist()
 
@@ -126,22 +183,35 @@ class EdgeDrops:
         key: int,
         heads: Iterable[Head],
         positions: Sequence[int],
+        instead: Replacement = ZERO,
+        direct: bool = False,
     ) -> None:
-        """`key` and `positions` (all that can arrive, BOS left out) are tensor indices."""
+        """`key` and `positions` (all that can arrive, BOS left out) are tensor indices; `instead`
+        and `direct` as in `drops`."""
         self._model, self._target, self._key = (exact, clean), target, key
+        self._how = (instead, direct)
         self._below = [(m, h) for m in range(target.layer) for h in range(exact.n_heads)]
         ordered = sorted(set(heads))
         values = self._drops([*([head] for head in ordered), self._below])
         self.single = dict(zip(ordered, values[:-1], strict=True))
         self.key_edges = values[-1]
-        self.all_edges = drops(exact, clean, target, [self._below], positions)[0]
+        self.all_edges = drops(exact, clean, target, [self._below], positions, *self._how)[0]
 
     def _drops(self, sets: Sequence[Sequence[Head]]) -> list[float]:
-        return drops(*self._model, self._target, sets, [self._key])
+        return drops(*self._model, self._target, sets, [self._key], *self._how)
 
     def joint(self, heads: Sequence[Head]) -> float:
         """Drop when the heads are removed together."""
         return self._drops([heads])[0]
+
+    def shapley(self, heads: Sequence[Head]) -> list[float] | None:
+        """Exact Shapley values of the heads' drops (shapley.py); None for more than 8 heads.
+
+        They add up to the joint drop.
+        """
+        if len(heads) > MOST_PLAYERS:
+            return None
+        return shapley_values(self._drops(subsets(heads)))
 
     def random(self, heads: Sequence[Head], count: int, seed: int) -> list[float]:
         """Ascending drops of random head sets of the same size and layers (`random_sets`)."""

@@ -13,7 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saekit.model.forward import ExactGPT2
-from saekit.routes.attribution import arrivals, completeness_error, components, split_edge
+from saekit.routes.attribution import (
+    arrivals,
+    arrivals_of,
+    completeness_error,
+    components,
+    split_edge,
+)
 from saekit.routes.targets import Target, feature_target, token_target
 
 some_ids = st.lists(st.integers(1, 600), min_size=3, max_size=14)
@@ -22,14 +28,19 @@ few = settings(
 )
 
 
-@pytest.fixture(scope="module")
-def exact(tiny_model):
-    return ExactGPT2(tiny_model, torch.float64)
+@pytest.fixture(scope="module", params=["dense", "gated"])
+def model(request, tiny_model, gated_model):
+    return tiny_model if request.param == "dense" else gated_model
 
 
 @pytest.fixture(scope="module")
-def single(tiny_model):
-    return ExactGPT2(tiny_model, torch.float32)
+def exact(model):
+    return ExactGPT2(model, torch.float64)
+
+
+@pytest.fixture(scope="module")
+def single(model):
+    return ExactGPT2(model, torch.float32)
 
 
 def random_target(exact, layer: int, query: int, seed: int) -> Target:
@@ -83,6 +94,19 @@ def test_an_edge_is_what_its_removal_takes_in_the_frozen_network(exact, tiny_mod
         drop = p - frozen(exact, clean, target, without=edge)
         assert float(found.edges[edge]) == pytest.approx(drop, rel=1e-9, abs=1e-12)
     assert found.edges[:, :, 8:].abs().max() == 0
+
+
+def test_several_targets_are_each_as_if_alone(exact, tiny_model):
+    clean = exact.run(tiny_model.prompt('The opposite of "large" is "'))
+    targets = [random_target(exact, layer, query, 3) for layer, query in [(2, 5), (3, 8), (0, 4)]]
+    for target, found in zip(targets, arrivals_of(exact, clean, targets), strict=True):
+        alone = arrivals(exact, clean, target)
+        assert found.target is target
+        assert found.rest == pytest.approx(alone.rest, rel=1e-12)
+        assert found.total == pytest.approx(target.value(clean), rel=1e-10)
+        torch.testing.assert_close(found.edges, alone.edges)
+        torch.testing.assert_close(found.mid_cotangents, alone.mid_cotangents)
+    assert arrivals_of(exact, clean, []) == []
 
 
 def test_only_blocks_below_the_target_contribute(exact, tiny_model):
