@@ -100,8 +100,8 @@ class _Block:
 
 
 def can_run(model: LanguageModel) -> bool:
-    """Whether this machine and this torch have what it takes, and the model dense attention and
-    GPT-2's GELU."""
+    """Whether this machine and this torch have what it takes, and the model GPT-2's GELU and
+    dense attention."""
     blocks = [cast(GPT2Block, block) for block in model.hf.transformer.h]
     return (
         model.device.type == "cpu"

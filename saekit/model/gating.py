@@ -66,7 +66,7 @@ def attend(
     scale: float,
     mask: Tensor | None = None,
 ) -> tuple[Float[Tensor, "batch head query d_head"], Float[Tensor, "batch head query key"]]:
-    """What the heads move, and the gated pattern.  `mask` is added to the scores; causal if None."""
+    """What the heads move, and the gated pattern; `mask` is added to the scores, causal if None."""
     scores = query @ key.transpose(-1, -2) * scale
     if mask is None:
         n = key.shape[-2]

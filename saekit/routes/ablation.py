@@ -48,7 +48,9 @@ def _edits(
     keep[..., columns] -= removed[..., None, None]
     moved = None
     if instead.value is not None:
-        weight = None if instead.weight is None else instead.weight[:, :, query : query + 1, columns]
+        weight = (
+            None if instead.weight is None else instead.weight[:, :, query : query + 1, columns]
+        )
         moved = Moved(removed, columns, instead.value[:, :, columns], weight)
     return Edits(keep=keep, renormalise=instead.renormalise, moved=moved)
 

@@ -113,7 +113,7 @@ def arrivals(exact: ExactGPT2, clean: Forward, target: Target) -> Arrivals:
 
 @torch.no_grad()
 def arrivals_of(exact: ExactGPT2, clean: Forward, targets: Sequence[Target]) -> list[Arrivals]:
-    """`arrivals` of several targets of one prompt in one sweep, whatever their layers and queries."""
+    """`arrivals` of several targets of one prompt in one sweep, at any layers and queries."""
     if not targets:
         return []
     q = torch.tensor([target.query for target in targets], device=clean.resid.device)

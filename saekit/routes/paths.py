@@ -1,7 +1,8 @@
 """All paths from one layer to a target at once: the frozen affine map.
 
-With every attention weight, LayerNorm scale and MLP gate ratio rho = act(z) / z held at its value in
-this forward pass, the network from layer l to the target's layer L is affine in x_l at all positions:
+With every attention weight, LayerNorm scale and MLP gate ratio rho = act(z) / z held at its value
+in this forward pass, the network from layer l to the target's layer L is affine in x_l at all
+positions:
 
     p_t(q) = sum_k x_l(k) . J(k) + constant + sum_m node_m
 
@@ -11,7 +12,7 @@ J is found by one backward sweep, for any number of targets.  Split over a dicti
 
 MLPs are treated in one of three ways; all are exact, they differ in what counts as a path:
 
-    direct    an MLP's output is a constant, node_m: paths are the residual stream and attention only
+    direct    an MLP's output is a constant, node_m: paths are the residual stream and attention
     frozen    rho is held: paths through MLPs count in full (the default); no nodes
     gradient  the true derivative act'(z) in place of rho: what a small change would do; node_m is
               the curvature that the derivative leaves over
@@ -62,9 +63,7 @@ class FrozenMap:
         return linear + self.constant + float(self.nodes.sum())
 
 
-def derivative(
-    exact: ExactGPT2, z: Float[Tensor, "*batch d_mlp"]
-) -> Float[Tensor, "*batch d_mlp"]:
+def derivative(exact: ExactGPT2, z: Float[Tensor, "*batch d_mlp"]) -> Float[Tensor, "*batch d_mlp"]:
     """act'(z) = rho + z rho'."""
     rho = exact.gate(z)
     if exact.activation == "relu":
@@ -196,9 +195,7 @@ def split_paths(clean: Forward, found: FrozenMap, dictionary: Dictionary) -> Pat
     bias = (dictionary.b_dec.to(x) * found.J).sum(-1)
     # What is left of x . J, so that the sum is exact also where the dictionary runs in float32.
     error = (x * found.J).sum(-1) - features.sum(-1) - bias
-    return PathSplit(
-        features, error, float(bias.sum()), found.constant, float(found.nodes.sum())
-    )
+    return PathSplit(features, error, float(bias.sum()), found.constant, float(found.nodes.sum()))
 
 
 @dataclass(frozen=True)

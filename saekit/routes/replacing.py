@@ -1,12 +1,12 @@
 """What removed edges carry instead of what they carried.
 
-    zero         nothing; in gated attention exactly a closed gate, in dense attention off the
-                 distribution (the value bias goes, too)
-    renormalise  nothing, and the other weights of the row grow until its sum is what it was
-    mean         the corpus mean of the head's value (means.py), at the live attention weight
-    resample     the value at the same position of a counterfactual prompt of the same length, at the
-                 live attention weight: what depends on the content that differs
-    resample full  value and attention weight of the counterfactual prompt
+zero         nothing; in gated attention exactly a closed gate, in dense attention off the
+             distribution (the value bias goes, too)
+renormalise  nothing, and the other weights of the row grow until its sum is what it was
+mean         the corpus mean of the head's value (means.py), at the live attention weight
+resample     the value at the same position of a counterfactual prompt of the same length, at the
+             live attention weight: what depends on the content that differs
+resample full  value and attention weight of the counterfactual prompt
 """
 
 from dataclasses import dataclass

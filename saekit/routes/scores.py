@@ -156,7 +156,9 @@ def split_score(
     """
     m, h = head
     if dictionary.layer != m:
-        raise InputError(f"The dictionary is of layer {dictionary.layer}, the head reads layer {m}.")
+        raise InputError(
+            f"The dictionary is of layer {dictionary.layer}, the head reads layer {m}."
+        )
     others = [k for k in against if k != key]
     if not others or not all(0 <= k <= query for k in [key, *others]):
         raise InputError("A score is contrasted with other keys, none of them behind the query.")

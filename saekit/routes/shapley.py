@@ -1,9 +1,9 @@
 """Exact Shapley values: one fair number per head where heads are redundant or work together.
 
-The value of head i is the average, over all orders in which the heads of a set are removed, of what
-removing i adds to the drop.  The values add up to the joint drop (efficiency); a head that changes
-nothing in any company gets 0; heads that do the same get the same.  All 2^n subsets are measured, so
-nothing is sampled.
+The value of head i is the average, over all orders in which the heads of a set are removed, of
+what removing i adds to the drop.  The values add up to the joint drop (efficiency); a head that
+changes nothing in any company gets 0; heads that do the same get the same.  All 2^n subsets are
+measured, so nothing is sampled.
 """
 
 from collections.abc import Sequence

@@ -144,9 +144,7 @@ def test_the_last_arrivals_of_one_source_add_up_to_its_effect(exact, clean):
     assert edges[0, :, :5].abs().max() == 0, "in block 0 the source is at its own position only"
     # all streams together give the part of H that is not constant: H of the whole prompt
     x = clean.resid[0]
-    parts = sum(
-        edge_arrivals(exact, clean, found, restricted, x[k], k) for k in range(8)
-    )
+    parts = sum(edge_arrivals(exact, clean, found, restricted, x[k], k) for k in range(8))
     w = exact.blocks[0]
     constant = torch.einsum("d,hde->he", w.beta1, w.W_V) + w.b_V
     moved = torch.einsum("he,hem,m->h", constant, w.W_O, restricted.mid_cotangents[0])
@@ -173,7 +171,5 @@ def test_bad_input_is_one_sentence(exact, clean, random_dictionaries):
     with pytest.raises(InputError, match="of layer 0, the paths begin at 1"):
         split_paths(clean, found, random_dictionaries[0])
     with pytest.raises(InputError, match="mode frozen, these are of mode direct"):
-        edge_arrivals(
-            exact, clean, found, arrivals(exact, clean, target), target.direction, 3
-        )
+        edge_arrivals(exact, clean, found, arrivals(exact, clean, target), target.direction, 3)
     assert frozen_maps(exact, clean, [], 0) == []

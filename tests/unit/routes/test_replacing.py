@@ -9,7 +9,7 @@ import torch
 from saekit.errors import FormatError, InputError, MismatchError
 from saekit.model.forward import ExactGPT2
 from saekit.routes.ablation import EdgeDrops, drops, path_patched, removed
-from saekit.routes.attribution import arrivals, components, direct_edges
+from saekit.routes.attribution import components, direct_edges
 from saekit.routes.effects import effects
 from saekit.routes.means import HeadMeans, head_means
 from saekit.routes.replacing import RENORMALISE, ZERO, mean_values, resampled
@@ -129,9 +129,10 @@ def test_the_direct_path_is_the_attribution(exact, clean, target):
         assert found == pytest.approx(expected, rel=1e-10, abs=1e-12)
     table = dict(components(exact, clean, target))
     assert float(edges[1, 2].sum()) == pytest.approx(table["L1-H2"], rel=1e-10)
-    assert direct_edges(exact, clean, Target("x", "feature", 0, 8, target.direction, 0.0)).shape[
-        0
-    ] == 0
+    assert (
+        direct_edges(exact, clean, Target("x", "feature", 0, 8, target.direction, 0.0)).shape[0]
+        == 0
+    )
 
 
 def test_direct_and_live_differ_by_what_later_components_make_of_it(exact, clean):
@@ -207,7 +208,9 @@ def test_means_are_those_of_plain_forward_passes(exact, means, model):
     real = torch.stack(ids) != model.bos
     for position in (1, 7):
         expected = values[real[:, position]][:, :, :, position].mean(0)
-        torch.testing.assert_close(means.value[:, :, position].double(), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            means.value[:, :, position].double(), expected, rtol=1e-4, atol=1e-5
+        )
         assert int(means.count[position]) == int(real[:, position].sum())
     assert int(means.count[0]) == len(ids)
     kept = values[:, :, :, 1:].permute(0, 3, 1, 2, 4)[real[:, 1:]]

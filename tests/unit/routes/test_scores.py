@@ -29,7 +29,9 @@ def scores_by_hand(exact, clean, m, h, q):
     return clean.key[m, h, : q + 1] @ query * w.score_scale
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     ids=st.lists(st.integers(1, 600), min_size=3, max_size=12),
     head=st.tuples(st.integers(0, 2), st.integers(0, 3)),
