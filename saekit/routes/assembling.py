@@ -23,7 +23,9 @@ from saekit.routes.attribution import (
 )
 from saekit.routes.choosing import TargetChooser
 from saekit.routes.circuit import Circuit, rounded
+from saekit.routes.evidence import ablations, matches
 from saekit.routes.noting import notes
+from saekit.routes.replacing import Replacement
 from saekit.routes.shares import (
     N80_SHARE,
     Head,
@@ -52,8 +54,11 @@ class CircuitBuilder:
         catalogue: Catalogue | None,
         position: int,
         spans: Sequence[Any] = (),
+        replacements: Sequence[Replacement] = (),
     ) -> None:
+        """`replacements`: further ways to remove the set, beside zero and renormalised rows."""
         self.model, self.exact, self.clean, self.spans = model, exact, clean, spans
+        self.replacements = replacements
         self.dictionaries, self.catalogue, self.position = dictionaries, catalogue, position
         self.first = int(model.prepend_bos)  # tensor index of position 1
         self.q = self.at(position)
@@ -118,7 +123,15 @@ class CircuitBuilder:
             sources=self._sources(splits),
             components=[parts.Component(name, _number(value)) for name, value in table],
             patterns=self._patterns(),
-        )
+            ablations=ablations(
+                self.exact, clean, target, self.at(key), chosen, list(before), self.replacements,
+                n_random, seed,
+            ),
+            matches=matches(
+                self.exact, clean, self.dictionaries, self.chooser, chosen, self.at(key), self.q,
+                self.first,
+            ),
+        )  # fmt: skip
         result.notes = notes(result, automatic_key=given_key is None)
         return result
 
@@ -161,6 +174,7 @@ class CircuitBuilder:
             share_of_preactivation=rounded(ratio(float(mine.sum()), p - found.target.constant, p)),
             share_causal_of_key=rounded(share_of_drop(joint, causal.key_edges, p)),
             prediction_after=rounded(self._probability_without(heads, key)),
+            shapley=_numbers(causal.shapley(heads)),
         )
 
     def _probability_without(self, heads: list[Head], key: int) -> float:
@@ -222,6 +236,10 @@ class CircuitBuilder:
 
 def _number(value: float) -> float:
     return float(rounded(value) or 0.0)
+
+
+def _numbers(values: list[float] | None) -> list[float] | None:
+    return None if values is None else [_number(value) for value in values]
 
 
 def error_share(splits: dict[Head, EdgeSplit]) -> float | None:

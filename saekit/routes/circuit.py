@@ -67,6 +67,7 @@ class CircuitSet:
     share_of_preactivation: float | None = None
     share_causal_of_key: float | None = None
     prediction_after: float | None = None  # probability of the top token without the set
+    shapley: list[float] | None = None  # of the drops, in the order of heads; None beyond 8
 
 
 @dataclass
@@ -130,6 +131,63 @@ class RandomSets:
 
 
 @dataclass
+class Ablation:
+    """The set removed in one way (`saekit.routes.replacing`); `random_median` is of random sets."""
+
+    name: str
+    direct: bool  # along the direct path only, all later components as in the clean run
+    joint_drop: float
+    sum_of_single_drops: float
+    redundancy: float  # joint_drop - sum_of_single_drops
+    share_causal: float | None
+    share_causal_of_key: float | None
+    random_median: float | None
+    logit_drop: float  # of the most probable next token, minus the mean logit
+    prediction_after: float
+
+
+@dataclass
+class MatchedPair:
+    """A feature at the query and one at the key that raise (or lower) the contrast by `value`."""
+
+    query: str
+    key: str
+    value: float
+    query_name: str | None = None
+    key_name: str | None = None
+
+
+@dataclass
+class KeyFeature:
+    """A feature at the key, with what all that the query asks for makes of it in the contrast."""
+
+    feature: str
+    value: float
+    name: str | None = None
+
+
+@dataclass
+class Match:
+    """Why a head attends to the key: its score there, against the other positions `against`."""
+
+    head: str
+    score: float
+    contrast: float  # score minus the mean score of `against`
+    against: list[int]
+    margin: float | None  # score + gate bias in gated attention: open above 0
+    in_features: float  # of the contrast, by pairs of two features
+    with_error: float  # of the contrast, by pairs with what a dictionary misses
+    key_features: list[KeyFeature]
+    pairs: list[MatchedPair]
+
+    def __post_init__(self) -> None:
+        self.key_features = [
+            KeyFeature(**row) if isinstance(row, dict) else row for row in self.key_features
+        ]
+        self.pairs = [MatchedPair(**p) if isinstance(p, dict) else p for p in self.pairs]
+
+
+@dataclass
 class Circuit:
     """See `circuit.schema.json`."""
 
@@ -160,6 +218,8 @@ class Circuit:
     sources: list[Source]
     components: list[Component]
     patterns: list[list[list[list[float]]]] | None = None
+    ablations: list[Ablation] = field(default_factory=list)
+    matches: list[Match] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""
@@ -182,7 +242,8 @@ class Circuit:
             for name, kind in _SINGLE.items():
                 values[name] = kind(**values[name])
             for name, kind in _LISTS.items():
-                values[name] = [kind(**row) for row in values[name]]
+                if name in values or name not in _ADDED:
+                    values[name] = [kind(**row) for row in values[name]]
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise FormatError(f"{origin} is not a complete saekit circuit: {error}.") from error
@@ -219,8 +280,10 @@ _SINGLE = {
 }  # fmt: skip
 _LISTS = {
     "heads": CircuitHead, "concepts": CircuitConcept, "prediction": Prediction,
-    "arrivals": Arrival, "sources": Source, "components": Component,
+    "arrivals": Arrival, "sources": Source, "components": Component, "ablations": Ablation,
+    "matches": Match,
 }  # fmt: skip
+_ADDED = ("ablations", "matches")  # files of version 1 may lack them
 
 
 def schema() -> dict[str, Any]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from saekit.routes.circuit import Circuit, CircuitSet
 
 SHOWN_SET_HEADS = 12
+SHOWN_PAIRS = 2
 WIDTH = 88
 
 
@@ -19,7 +20,7 @@ def _wrap(items: list[str], indent: str = "  ", gap: str = "  ") -> list[str]:
             lines.append(line.rstrip())
             line = indent
         line += item + gap
-    return [*lines, line.rstrip()]
+    return [*lines, line.removesuffix(gap).rstrip()]
 
 
 def _quoted(token: str) -> str:
@@ -38,6 +39,60 @@ def _count(n: int) -> str:
 
 def _span(first: int, last: int) -> str:
     return f"layer {first}" if first == last else f"layer {first}-{last}"
+
+
+WAYS = {
+    "renormalise": "rows renormalised", "mean": "mean values", "resample": "counterfactual values",
+    "resample full": "counterfactual values and attention",
+}  # fmt: skip
+
+
+def _other_ways(circuit: "Circuit") -> list[str]:
+    """The set removed in other ways than at the top, beside random sets, and Shapley values."""
+    lines, chosen = [], circuit.set
+    ways = [
+        f"{'direct path' if row.direct else WAYS[row.name]} {number(row.joint_drop)} "
+        f"(random {number(row.random_median)})"
+        for row in circuit.ablations[1:]
+    ]
+    if ways:
+        lines += wrap(
+            f"        removed in other ways: {', '.join(ways)}", WIDTH, subsequent_indent=" " * 8
+        )
+        first = circuit.ablations[0]
+        lines.append(
+            f"        the next token's logit falls by {number(first.logit_drop)}, to "
+            f"{percent(first.prediction_after)}"
+        )
+    if chosen.shapley is not None and len(chosen.heads) > 1:
+        pairs = zip(chosen.heads, chosen.shapley, strict=True)
+        values = ", ".join(f"{head} {number(value)}" for head, value in pairs)
+        lines += wrap(f"        Shapley {values}", WIDTH, subsequent_indent=" " * 8)
+    return lines
+
+
+def _why(circuit: "Circuit") -> list[str]:
+    """What makes the set's strongest heads attend to the key."""
+    lines = []
+    for match in circuit.matches:
+        gate = "" if match.margin is None else f", {number(match.margin)} above its gate"
+        asked = [f"{_named(k.feature, k.name)} {number(k.value)}" for k in match.key_features]
+        pairs = [
+            f"{_named(p.query, p.query_name)} x {_named(p.key, p.key_name)} {number(p.value)}"
+            for p in match.pairs[:SHOWN_PAIRS]
+        ]
+        lines += wrap(
+            f"  {match.head:<7} {number(match.contrast)} above the other positions{gate}, by "
+            f"{', '.join(asked)} there; pairs {', '.join(pairs)}",
+            WIDTH,
+            subsequent_indent=" " * 10,
+        )
+    why = f"Why they look at {circuit.key} (attention scores before the softmax)"
+    return ["", why, *lines] if lines else []
+
+
+def _named(feature: str, name: str | None) -> str:
+    return f"{feature} ({name})" if name else feature
 
 
 def render(circuit: "Circuit") -> str:
@@ -77,6 +132,7 @@ def render(circuit: "Circuit") -> str:
         f"        {random.n} random sets of "
         f"{_count(random.size)}: median {number(random.median_drop)}, 95% below "
         f"{number(random.p95_drop)}; the set beats {percent(random.share_below)}",
+        *_other_ways(circuit),
     ]
     if circuit.concepts:
         lines += ["", "Concepts"]
@@ -86,9 +142,9 @@ def render(circuit: "Circuit") -> str:
             for c in circuit.concepts
         ]
     if circuit.sources:
-        named = [f"{s.feature}{f' ({s.name})' if s.name else ''} {number(s.contribution)}"
-                 for s in circuit.sources]  # fmt: skip
+        named = [f"{_named(s.feature, s.name)} {number(s.contribution)}" for s in circuit.sources]
         lines += ["", f"Read at position {key}", *_wrap(named, gap=", ")]
+    lines += _why(circuit)
     lines += [
         "",
         f"Check   completeness error {number(circuit.completeness_error)}, dictionary error node "
@@ -99,4 +155,4 @@ def render(circuit: "Circuit") -> str:
             for line in wrap(f"Note    {note}", WIDTH, subsequent_indent=" " * 8)
         ),
     ]
-    return "\n".join(line.rstrip().rstrip(",") if line.endswith(", ") else line for line in lines)
+    return "\n".join(lines)

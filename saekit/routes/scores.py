@@ -89,6 +89,12 @@ class ScoreSplit:
             if (value := float(kept[i, j])) != 0
         ]
 
+    def top_keys(self, n: int) -> list[tuple[Part, float]]:
+        """The `n` features at the key that matter most to the contrast, whatever asks for them."""
+        values = self.table.sum(0)[: -len(REST)]
+        best = values.abs().argsort(descending=True, stable=True)[:n].tolist()
+        return [(self.key_parts[j], float(values[j])) for j in best]
+
     def in_features(self, absolute: bool = False) -> float:
         """What the pairs of two features add up to."""
         table = self.absolute if absolute else self.table

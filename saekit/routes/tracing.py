@@ -6,8 +6,9 @@
    contributions (N80).  Its positive share, the headline number, is relative to the positive
    contributions of all heads from *all* positions before the query.
 3. The set's edges are removed together, one by one, and compared with random head sets on the same
-   edge (ablation.py).
+   edge (ablation.py), in several ways (replacing.py); exact Shapley values of up to 8 heads.
 4. What the heads read at the key, in dictionary features, and what the dictionaries miss.
+5. Why the strongest heads attend to the key: the features that match (scores.py).
 
 BOS (position 0) is no position: it is no key, counts in no share, and is listed in `arrivals`.
 """
@@ -20,10 +21,12 @@ import torch
 
 from saekit.concepts.catalogue import Catalogue
 from saekit.errors import InputError, MismatchError
-from saekit.model.forward import ExactGPT2
+from saekit.model.forward import ExactGPT2, Forward
 from saekit.model.loading import LanguageModel, load_model
 from saekit.routes.assembling import CircuitBuilder
 from saekit.routes.circuit import Circuit
+from saekit.routes.means import HeadMeans
+from saekit.routes.replacing import Replacement, mean_values, resampled
 from saekit.sae.storage import DictionarySet
 
 
@@ -40,6 +43,8 @@ def trace(
     random_sets: int = 200,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    means: HeadMeans | str | Path | None = None,
+    counterfactual: str | None = None,
 ) -> Circuit:
     """Trace one prompt: which heads carry what to the target, how much, and is it causal.
 
@@ -54,11 +59,16 @@ def trace(
         random_sets: how many random head sets the ablation is compared with.
         dtype: precision of the forward pass and the attribution.
         seed: decides the random sets.
+        means: corpus means of the heads' values (`saekit.routes.means.head_means`, or its file):
+            the set is also removed by putting them in place of what its edges move.
+        counterfactual: a prompt of the same length: the set is also made to carry what it carries
+            there, values alone and with the attention weights.
 
     Raises:
         InputError: empty or too long prompt, position out of range, key not before query, unknown
             or inactive target.
-        MismatchError: dictionaries or catalogue of another model.
+        MismatchError: dictionaries, catalogue or means of another model.
+        FormatError: the file of means cannot be read.
 
     Example:
         >>> circuit = trace("gpt2-mini", dictionaries, prompt)  # doctest: +SKIP
@@ -82,10 +92,30 @@ def trace(
         from saekit.concepts.spans import prompt_spans
 
         spans = prompt_spans(model, dictionaries, catalogue, prompt)
+    clean = exact.run(ids)
+    others = _replacements(model, exact, clean, means, counterfactual)
     builder = CircuitBuilder(
-        model, exact, exact.run(ids), dictionaries, catalogue, position, spans or ()
+        model, exact, clean, dictionaries, catalogue, position, spans or (), others
     )
     return builder.circuit(prompt, target, given_key, heads, random_sets, seed)
+
+
+def _replacements(
+    model: LanguageModel,
+    exact: ExactGPT2,
+    clean: Forward,
+    means: HeadMeans | str | Path | None,
+    counterfactual: str | None,
+) -> list[Replacement]:
+    found = []
+    if means is not None:
+        means = means if isinstance(means, HeadMeans) else HeadMeans.load(means)
+        means.check(model)
+        found.append(mean_values(exact, clean, means))
+    if counterfactual is not None:
+        other = exact.run(model.prompt(counterfactual))
+        found += [resampled(clean, other), resampled(clean, other, weights=True)]
+    return found
 
 
 def _positions(n: int, query: int | None, key: int | None) -> tuple[int, int | None]:

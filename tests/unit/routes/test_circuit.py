@@ -36,7 +36,8 @@ def test_the_schema_is_valid_and_strict(circuit):
     jsonschema.Draft202012Validator.check_schema(schema())
     document = circuit.to_dict()
     jsonschema.validate(document, schema())
-    assert set(schema()["properties"]) == set(schema()["required"]) == set(document)
+    assert set(schema()["properties"]) == set(document)
+    assert set(document) - set(schema()["required"]) == {"ablations", "matches"}  # came later
     for change in (
         {"key": 0}, {"schema_version": 2}, {"tokens": "large"},
         {"set": {**document["set"], "share_positive": 1.2}},
@@ -49,6 +50,9 @@ def test_unknown_versions_and_missing_keys_are_refused(circuit, tmp_path):
     document = circuit.to_dict()
     with pytest.raises(FormatError, match="schema_version 7; this saekit reads 1"):
         Circuit.from_dict({**document, "schema_version": 7})
+    older = {name: document[name] for name in schema()["required"]}
+    jsonschema.validate(older, schema())
+    assert Circuit.from_dict(older).matches == []
     del document["n80"]
     with pytest.raises(FormatError, match="not a complete saekit circuit.*n80"):
         Circuit.from_dict(document)
@@ -78,7 +82,7 @@ def test_the_screen_shows_the_json(circuit):
     ):
         assert " ".join(words.split()) in " ".join(text.split()), words
     assert max(map(len, text.splitlines())) <= 100
-    assert len(text.splitlines()) < 55
+    assert len(text.splitlines()) < 60  # one screen, with every note there is
 
 
 def test_numbers_are_written_one_way():

@@ -1,0 +1,127 @@
+"""What a circuit says beside its shares: other ablations of the set, and why its edges exist."""
+
+import statistics
+from collections.abc import Sequence
+
+from saekit.coordinates import feature_name, head_name
+from saekit.model.forward import ExactGPT2, Forward
+from saekit.routes import circuit as parts
+from saekit.routes.ablation import EdgeDrops
+from saekit.routes.choosing import TargetChooser
+from saekit.routes.circuit import rounded
+from saekit.routes.effects import effects
+from saekit.routes.replacing import RENORMALISE, ZERO, Replacement
+from saekit.routes.scores import Part, ScoreSplit, split_score
+from saekit.routes.shares import Head, share_of_drop
+from saekit.routes.targets import Target
+from saekit.sae.storage import DictionarySet
+
+TOP_HEADS = 3  # of the set, strongest first: what one can read beside a picture
+TOP_PAIRS = 3
+
+
+def ablations(
+    exact: ExactGPT2,
+    clean: Forward,
+    target: Target,
+    key: int,
+    heads: Sequence[Head],
+    positions: Sequence[int],
+    others: Sequence[Replacement],
+    n_random: int,
+    seed: int,
+) -> list[parts.Ablation]:
+    """The set removed in every way: zero, renormalised rows, `others`, and along the direct path.
+
+    Args:
+        key, positions: tensor indices, as in `EdgeDrops`.
+        n_random: random sets of the same form, for each way.
+    """
+    ways = [
+        (ZERO, False),
+        (RENORMALISE, False),
+        *((other, False) for other in others),
+        (ZERO, True),
+    ]
+    rows = []
+    for instead, direct in ways if heads else []:
+        causal = EdgeDrops(exact, clean, target, key, heads, positions, instead, direct)
+        (effect,) = effects(exact, clean, target, [heads], [key], None, instead, direct)
+        joint, singles = causal.joint(heads), sum(causal.single[head] for head in heads)
+        random = causal.random(heads, n_random, seed)
+        p = target.value(clean)
+        rows.append(
+            parts.Ablation(
+                name=instead.name,
+                direct=direct,
+                joint_drop=_number(joint),
+                sum_of_single_drops=_number(singles),
+                redundancy=_number(joint - singles),
+                share_causal=rounded(share_of_drop(joint, causal.all_edges, p)),
+                share_causal_of_key=rounded(share_of_drop(joint, causal.key_edges, p)),
+                random_median=rounded(statistics.median(random)) if random else None,
+                logit_drop=_number(effect.logit),
+                prediction_after=_number(effect.probability),
+            )
+        )
+    return rows
+
+
+def matches(
+    exact: ExactGPT2,
+    clean: Forward,
+    dictionaries: DictionarySet,
+    chooser: TargetChooser,
+    heads: Sequence[Head],
+    key: int,
+    query: int,
+    first: int,
+) -> list[parts.Match]:
+    """Why the strongest heads attend from query to key rather than elsewhere (scores.py).
+
+    Args:
+        heads: the strongest first; those whose input layer has no dictionary are left out.
+        key, query, first: tensor indices; `first` is position 1.
+    """
+    readable = [head for head in heads if head[0] in dictionaries.layers][:TOP_HEADS]
+    against = [k for k in range(first, query + 1) if k != key]
+    found = [
+        split_score(exact, clean, dictionaries[head[0]], head, query, key, against)
+        for head in readable
+    ]
+    return [_match(split, chooser, first) for split in found]
+
+
+def _match(split: ScoreSplit, chooser: TargetChooser, first: int) -> parts.Match:
+    layer = split.head[0]
+
+    def name(part: Part) -> str | None:
+        return chooser.concept_of(layer, int(part))
+
+    return parts.Match(
+        head=head_name(*split.head),
+        score=_number(split.score),
+        contrast=_number(split.contrast),
+        against=[k + 1 - first for k in split.against],
+        margin=rounded(split.margin),
+        in_features=_number(split.in_features()),
+        with_error=_number(split.with_error()),
+        key_features=[
+            parts.KeyFeature(feature_name(layer, int(part)), _number(value), name(part))
+            for part, value in split.top_keys(TOP_PAIRS)
+        ],
+        pairs=[
+            parts.MatchedPair(
+                query=feature_name(layer, int(pair.query)),
+                key=feature_name(layer, int(pair.key)),
+                value=_number(pair.value),
+                query_name=name(pair.query),
+                key_name=name(pair.key),
+            )
+            for pair in split.top(TOP_PAIRS)
+        ],
+    )
+
+
+def _number(value: float) -> float:
+    return float(rounded(value) or 0.0)
