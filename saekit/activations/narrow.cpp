@@ -35,7 +35,7 @@ inline Floats load(const float* p) {
 
 inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
-// e^x for x <= 0, relative error below 2e-7; 0 below -87.
+// e^x for x <= 0, relative error below 2e-7; 0 below -87, NaN for NaN (the shift leaves its bits).
 inline Floats exp_negative(Floats x) {
     const Ints tiny = x < -87.0f;
     const Floats y = (tiny ? Floats{} : x) * 1.44269504f;

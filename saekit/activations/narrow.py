@@ -8,7 +8,6 @@ PyTorch's attention more than half of what the products do.
 """
 
 import ctypes
-import logging
 from pathlib import Path
 from typing import cast
 
@@ -81,22 +80,34 @@ class _Block:
         self.heads, self.scaling = attention.num_heads, attention.scaling
         self.norm1, self.norm2 = (_Norm(norm, functions) for norm in (block.ln_1, block.ln_2))
         self.qkv, self.mixed = _Product(attention.c_attn, rows), _Product(attention.c_proj, rows)
-        self.inner, self.outer = _Product(block.mlp.c_fc, rows, True), _Product(block.mlp.c_proj, rows)
+        self.inner, self.outer = (
+            _Product(block.mlp.c_fc, rows, True),
+            _Product(block.mlp.c_proj, rows),
+        )
         self._c = functions
 
     def __call__(self, stream: Tensor, normed: Tensor, pos: int) -> Tensor:
         """What the MLP adds; the attention's output is added to the stream in place."""
-        delta = self.mixed(self._attend(self.qkv(normed), pos))
+        moved = attend(self._c, self.qkv(normed), pos, self.heads, self.scaling)
+        delta = self.mixed(moved)
         return self.outer(self.inner(self.norm2(stream, delta)))
 
-    def _attend(self, qkv: Float[Tensor, "row three_d_model"], pos: int) -> Tensor:
-        rows, d_model = len(qkv), qkv.shape[1] // 3
-        out = torch.empty(rows, d_model, dtype=torch.bfloat16)
-        self._c.attend(
-            _bits(qkv), _long(rows // pos), _long(pos), _long(self.heads),
-            _long(d_model // self.heads), _float(self.scaling), _bits(out),
-        )  # fmt: skip
-        return out
+
+def attend(
+    functions: ctypes.CDLL,
+    qkv: Float[Tensor, "row three_d_model"],
+    pos: int,
+    heads: int,
+    scale: float,
+) -> Float[Tensor, "row d_model"]:
+    """Causal attention of sequences of `pos` rows, in bfloat16; sums are float32."""
+    rows, d_model = len(qkv), qkv.shape[1] // 3
+    out = torch.empty(rows, d_model, dtype=torch.bfloat16)
+    functions.attend(
+        _bits(qkv), _long(rows // pos), _long(pos), _long(heads),
+        _long(d_model // heads), _float(scale), _bits(out),
+    )  # fmt: skip
+    return out
 
 
 def can_run(model: LanguageModel) -> bool:

@@ -79,7 +79,9 @@ def test_batches_are_those_of_the_model(
     monkeypatch.setattr(cache_module, "READ_TOKENS", read_tokens)
     tokens = 2000
     path = write(tiny_model, documents, tmp_path / "a.h5", precision=precision, tokens=tokens)
-    live = ShuffleBuffer(ModelActivations(tiny_model, documents, [0, 3], 16), 40, 300, 1, tokens=tokens)
+    live = ShuffleBuffer(
+        ModelActivations(tiny_model, documents, [0, 3], 16), 40, 300, 1, tokens=tokens
+    )
     cached = ShuffleBuffer(CachedActivations(path, [0, 3]), 40, 300, 1, tokens=tokens)
     for _ in range(tokens // 40):
         one, other = live.next_batch(), cached.next_batch()

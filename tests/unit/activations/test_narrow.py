@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from saekit.activations import residuals
-from saekit.activations.narrow import NarrowForward, can_run
+from saekit.activations.narrow import HEAD_WIDTHS, SOURCE, NarrowForward, attend, can_run
 from saekit.activations.sources import ModelActivations
+from saekit.compiled import library
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +44,32 @@ def test_a_source_uses_it_where_it_can(tiny_model, monkeypatch):
     plain = ModelActivations(tiny_model, text, [3], context=20, bf16=True).next_pass()
     narrow = narrow.float()
     assert (narrow - plain).norm() / plain.norm() < 0.02
+
+
+@pytest.mark.parametrize("pos", [1, 5, 16, 37])
+@pytest.mark.parametrize("d_head", HEAD_WIDTHS)
+def test_attention_of_every_width(d_head, pos):
+    """Mutations tried: the key after the query seen; the scale left out; the key moved."""
+    functions = library(SOURCE)
+    if functions is None:
+        pytest.skip("no C++ compiler")
+    batch, heads, scale = 2, 3, 0.7
+    generator = torch.Generator().manual_seed(pos)
+    qkv = torch.randn(batch * pos, 3 * heads * d_head, generator=generator).bfloat16()
+    q, k, v = qkv.float().view(batch, pos, 3, heads, d_head).permute(2, 0, 3, 1, 4)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    found = attend(functions, qkv, pos, heads, scale).float()
+    expected = expected.transpose(1, 2).reshape(batch * pos, -1)
+    assert torch.allclose(found, expected, rtol=2**-8, atol=1e-5)
+
+
+def test_what_is_not_finite_stays_so():
+    """A key that is NaN must not become a weight; queries before it do not see it."""
+    functions = library(SOURCE)
+    if functions is None:
+        pytest.skip("no C++ compiler")
+    qkv = torch.randn(6, 3 * 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    qkv[3, 20] = torch.nan
+    found = attend(functions, qkv, 6, 1, 1.0)
+    assert found[:3].isfinite().all()
+    assert found[3:].isnan().all()
