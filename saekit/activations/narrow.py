@@ -62,16 +62,26 @@ class _Norm:
         delta: Tensor | None,
         kept: Tensor | None = None,
         places: Tensor | None = None,
-        normed: bool = True,
-    ) -> Tensor | None:
-        """Adds `delta` in place, copies rows to their places in `kept`; LayerNorm if wanted."""
-        out = torch.empty(stream.shape, dtype=torch.bfloat16) if normed else None
+    ) -> Tensor:
+        """Adds `delta` in place, copies rows to their places in `kept`; the LayerNorm of it."""
+        normed = torch.empty(stream.shape, dtype=torch.bfloat16)
+        self.add(stream, delta, kept, places, normed)
+        return normed
+
+    def add(
+        self,
+        stream: Float[Tensor, "row d_model"],
+        delta: Tensor | None,
+        kept: Tensor | None,
+        places: Tensor | None,
+        normed: Tensor | None = None,
+    ) -> None:
+        """The same, with the LayerNorm only where `normed` is to be filled."""
         self._c.add_norm(
             _f32(stream), _bits(delta), address(places, torch.int32), _bits(kept),
             _f32(self.gamma), _f32(self.beta), _float(self.eps),
-            _long(len(stream)), _long(stream.shape[1]), _bits(out),
+            _long(len(stream)), _long(stream.shape[1]), _bits(normed),
         )  # fmt: skip
-        return out
 
 
 class _Block:
@@ -162,9 +172,8 @@ class NarrowForward:
         delta = None
         for layer, block in enumerate(self.blocks[: layers[-1]]):
             normed = block.norm1(stream, delta, slots.get(layer), places)
-            delta = block(stream, cast(Tensor, normed), ids.shape[1])
-        last = self.blocks[0].norm1
-        last(stream, delta, slots[layers[-1]], places, normed=False)
+            delta = block(stream, normed, ids.shape[1])
+        self.blocks[0].norm1.add(stream, delta, slots[layers[-1]], places)
         return out
 
     def _memory(self, layers: int, tokens: int) -> Float[Tensor, "layer token d_model"]:
