@@ -126,6 +126,7 @@ def can_run(model: LanguageModel) -> bool:
     blocks = [cast(GPT2Block, block) for block in model.hf.transformer.h]
     return (
         model.device.type == "cpu"
+        and model.gate_bias is None
         and model.d_model // model.n_heads in HEAD_WIDTHS
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
