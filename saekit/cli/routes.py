@@ -10,12 +10,19 @@ from saekit.cli.common import Command, add_dictionaries, dictionary_folder, open
 from saekit.errors import InputError
 
 
-def _traced(args: argparse.Namespace) -> Any:
+def _open(args: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """The model, its dictionaries and their concepts, if they were found already."""
     from saekit.concepts.catalogue import Catalogue
-    from saekit.routes.tracing import trace
 
     model, dictionaries = open_set(args)
     path = dictionaries.path / "concepts.json"
+    return model, dictionaries, Catalogue.load(path) if path.exists() else None
+
+
+def _traced(args: argparse.Namespace, opened: tuple[Any, Any, Any]) -> Any:
+    from saekit.routes.tracing import trace
+
+    model, dictionaries, catalogue = opened
     return trace(
         model,
         dictionaries,
@@ -24,7 +31,7 @@ def _traced(args: argparse.Namespace) -> Any:
         query=args.query,
         key=args.key,
         heads=args.heads,
-        catalogue=Catalogue.load(path) if path.exists() else None,
+        catalogue=catalogue,
         random_sets=args.random_sets,
     )
 
@@ -46,10 +53,55 @@ def _trace(args: argparse.Namespace) -> None:
     from saekit.routes.circuit import render
 
     folder = ensure_writable(args.out) if args.out else None
-    circuit = _traced(args)
+    prompts = _variant_prompts(args)
+    opened = _open(args)
+    circuit = _traced(args, opened)
+    document, blocks = circuit.to_dict(), [render(circuit)]
+    if args.changes:
+        from saekit.routes.interventions import intervene
+        from saekit.routes.outcomes import render_outcomes
+
+        model, dictionaries, catalogue = opened
+        outcomes = intervene(
+            model, dictionaries, args.prompt, args.changes, args.target, args.query, catalogue
+        )
+        document["interventions"] = [outcome.to_dict() for outcome in outcomes]
+        blocks.append(render_outcomes(outcomes))
+    if prompts:
+        from saekit.routes.variants import render_variants, trace_variants
+
+        variants = trace_variants(
+            *opened[:2], prompts, circuit.key, circuit.query, len(circuit.tokens),
+            args.target, opened[2], args.random_sets,
+        )  # fmt: skip
+        document["variants"] = variants.to_dict()
+        blocks.append(render_variants(variants))
     if folder:
-        circuit.save(folder / "circuit.json")
-    show(args, circuit.to_dict(), render(circuit))
+        _write(folder, circuit, document)
+    show(args, document, "\n\n".join(blocks))
+
+
+def _variant_prompts(args: argparse.Namespace) -> list[str]:
+    """Read before anything is computed, as are the changes."""
+    if args.changes:
+        from saekit.routes.changes import parse_change
+
+        for change in args.changes:
+            parse_change(change)
+    if args.variants is None:
+        return []
+    from saekit.routes.templates import read_variants
+
+    return read_variants(args.variants)
+
+
+def _write(folder: Any, circuit: Any, document: dict[str, Any]) -> None:
+    from saekit.files import write_json
+
+    circuit.save(folder / "circuit.json")
+    for name in ("interventions", "variants"):
+        if name in document:
+            write_json(folder / f"{name}.json", {"schema_version": 1, name: document[name]})
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -57,7 +109,7 @@ def _report(args: argparse.Namespace) -> None:
     from saekit.report.export import write_report
 
     folder = ensure_writable(args.out)
-    written = write_report(_traced(args), folder)
+    written = write_report(_traced(args, _open(args)), folder)
     names = [str(path) for path in written]
     show(args, {"files": names}, "\n".join(names))
 
@@ -89,7 +141,21 @@ def add(command: Command) -> None:
     """The subcommands of this module."""
     sub = command("trace", _trace, "the heads that route a concept on a prompt")
     _add_trace(sub)
-    sub.add_argument("--out", help="folder for circuit.json")
+    sub.add_argument("--out", help="folder for circuit.json (and what else is asked for)")
+    sub.add_argument(
+        "--set", dest="changes", action="append", metavar="CONCEPT@P=VALUE",
+        help="hold a concept (or a feature, 8/1234) at a value at position P and read the "
+        "prediction; may be repeated",
+    )  # fmt: skip
+    sub.add_argument(
+        "--swap", dest="changes", action="append", metavar="CONCEPT@P->WORD",
+        help="put another word's features in the place of a concept's at position P",
+    )  # fmt: skip
+    sub.add_argument(
+        "--variants", metavar="FILE",
+        help="other prompts, one a line, or a template with word lists (.toml): medians and "
+        "intervals of every number at the same key and query",
+    )  # fmt: skip
 
     sub = command("report", _report, "trace, then write SVG, PNG, JSON and HTML")
     _add_trace(sub)

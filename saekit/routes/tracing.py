@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from saekit.concepts.catalogue import Catalogue
+<<<<<<< HEAD
 from saekit.errors import InputError, MismatchError
 from saekit.model.forward import ExactGPT2, Forward
 from saekit.model.loading import LanguageModel, load_model
@@ -27,6 +28,14 @@ from saekit.routes.assembling import CircuitBuilder
 from saekit.routes.circuit import Circuit
 from saekit.routes.means import HeadMeans
 from saekit.routes.replacing import Replacement, mean_values, resampled
+=======
+from saekit.errors import InputError
+from saekit.model.forward import ExactGPT2
+from saekit.model.loading import LanguageModel
+from saekit.routes.assembling import CircuitBuilder
+from saekit.routes.circuit import Circuit
+from saekit.routes.opening import opened, position_of_query, spans_of
+>>>>>>> cd6b24b (Interventions on concepts (hold, swap), variants with intervals, benchmarks of swaps and routes)
 from saekit.sae.storage import DictionarySet
 
 
@@ -74,20 +83,13 @@ def trace(
         >>> circuit = trace("gpt2-mini", dictionaries, prompt)  # doctest: +SKIP
         >>> circuit.set.heads, circuit.set.share_positive  # doctest: +SKIP
     """
-    model = load_model(model)
-    if not isinstance(dictionaries, DictionarySet):
-        dictionaries = DictionarySet.load(dictionaries, device=str(model.device))
-    dictionaries.check_model(model)
-    if catalogue is not None and catalogue.fingerprint != model.fingerprint:
-        raise MismatchError(
-            f"The concepts belong to a model with fingerprint {catalogue.fingerprint}; "
-            f'"{model.id}" has {model.fingerprint}.'
-        )
+    model, dictionaries = opened(model, dictionaries, catalogue)
     if heads < 1 or random_sets < 0:
         raise InputError("heads must be at least 1 and random_sets at least 0.")
     ids = model.prompt(prompt)
     position, given_key = _positions(len(ids) - model.prepend_bos, query, key)
     exact = ExactGPT2(model, dtype)
+<<<<<<< HEAD
     if spans is None and catalogue is not None:
         from saekit.concepts.spans import prompt_spans
 
@@ -97,6 +99,11 @@ def trace(
     builder = CircuitBuilder(
         model, exact, clean, dictionaries, catalogue, position, spans or (), others
     )
+=======
+    if spans is None:
+        spans = spans_of(model, dictionaries, catalogue, prompt)
+    builder = CircuitBuilder(model, exact, exact.run(ids), dictionaries, catalogue, position, spans)
+>>>>>>> cd6b24b (Interventions on concepts (hold, swap), variants with intervals, benchmarks of swaps and routes)
     return builder.circuit(prompt, target, given_key, heads, random_sets, seed)
 
 
@@ -120,12 +127,9 @@ def _replacements(
 
 def _positions(n: int, query: int | None, key: int | None) -> tuple[int, int | None]:
     """Checked 1-based positions (query, key)."""
-    query = n if query is None else query
-    for name, value in (("Query", query), ("Key", key)):
-        if value is not None and not 1 <= value <= n:
-            raise InputError(
-                f"{name} position {value} does not exist: the prompt has positions 1 to {n}."
-            )
+    query = position_of_query(n, query)
+    if key is not None and not 1 <= key <= n:
+        raise InputError(f"Key position {key} does not exist: the prompt has positions 1 to {n}.")
     if query == 1:
         raise InputError("Nothing can arrive at position 1: choose a later query or longer prompt.")
     if key is not None and key >= query:

@@ -5,6 +5,7 @@ no embedding has one along v.  A planted head attends uniformly, reads u and wri
 The dictionaries of all layers have feature 0 = u and feature 1 = v; the rest is their error.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,21 @@ def known_features(basis):
                 for layer in range(N_LAYERS + 1)
             },
         )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def sharp_features(known_features):
+    """`known_features`, silent below 0.01: what is 0 up to rounding is not active."""
+
+    def build(model: LanguageModel) -> DictionarySet:
+        soft = known_features(model)
+        sharp = {
+            layer: replace(soft[layer], architecture="jumprelu", threshold=torch.full((2,), 0.01))
+            for layer in soft.layers
+        }
+        return dictionary_set(model, sharp)
 
     return build
 
