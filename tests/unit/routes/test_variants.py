@@ -117,8 +117,8 @@ def test_variants_sum_up_traces(variants):
 def test_the_table_of_variants(variants):
     found = variants[3]
     text = render_variants(found)
-    for words in (f"{found.n} prompts, key 5 -> query 8", f"{len(found.left_out)} left out", "share positive", "n/a",
-                  "L1-H2 100%", "Fewer than 20 prompts", "tokens, not 8"):  # fmt: skip
+    head = (f"{found.n} prompts, key 5 -> query 8", f"{len(found.left_out)} left out", "n/a")
+    for words in (*head, "share positive", "L1-H2 100%", "Fewer than 20 prompts", "tokens, not 8"):
         assert words in text
     assert max(map(len, text.splitlines())) <= 140
 
