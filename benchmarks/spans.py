@@ -1,7 +1,7 @@
 """Are features linked over layers as they were planted, and is nothing linked where nothing is?
 
-    python benchmarks/spans.py [--mode planted,trained,nulls] [--degrees 0,10,30,60] [--seeds 100-104]
-        [--tokens N] [--threads 1]
+    python benchmarks/spans.py [--mode planted,trained,nulls] [--degrees 0,10,30,60]
+        [--seeds 100-104] [--tokens N] [--threads 1]
 
 planted   dictionaries are the planted features with all that training spoils (planted_streams.py):
           the matching alone
@@ -11,8 +11,8 @@ nulls     neighbouring layers share nothing, or activations only, or directions 
 Scores, means over seeds:
 
     links_precision      share of links whose two ends are one planted feature
-    links_recall         share of (planted feature, neighbouring layers), learned at both, with a link
-    span_iou             of each feature's planted layers with those of the chain that has most of it
+    links_recall         share of (feature, neighbouring layers), with units at both, with a link
+    span_iou             of a feature's planted layers with those of the chain that has most of it
     boundaries_exact     share of features whose chain begins and ends where they do
     boundaries_within_1  the same, both ends at most one layer off
     ... of_learned       the same, of features that have a unit of their own at every planted layer
@@ -24,8 +24,8 @@ Scores, means over seeds:
 In mode "trained" a unit stands for the planted features with which its activations correlate by at
 least 0.4 and its row has a cosine of at least 0.4 (two that often come together may become one
 unit); two ends are one feature if they have one in common.  A unit is the own one of the feature
-with which it correlates most; "learned" is the share of planted (feature, layer) with an own unit.  The thresholds of the matching were settled on seeds 0-4 without
-rotation; figures are of other seeds.
+with which it correlates most; "learned" is the share of planted (feature, layer) with an own unit.
+What the matching does was settled on seeds 0-4 and 200; figures are of other seeds.
 """
 
 import argparse
@@ -87,7 +87,9 @@ def trained_dictionaries(streams: Streams, tokens: int) -> tuple[Dictionaries, f
         pool = (x * scale)[torch.cat(orders)[: tokens // 1024 * 1024]]
         W_dec, rebuild = run_saekit(pool, size, "topk", 3e-3, 0.0, plan.seed)
         values = np.concatenate([rebuild(part)[0].numpy() for part in (x * scale).split(4096)])
-        rows = W_dec.numpy() / np.maximum(np.linalg.norm(W_dec.numpy(), axis=1, keepdims=True), 1e-9)
+        rows = W_dec.numpy() / np.maximum(
+            np.linalg.norm(W_dec.numpy(), axis=1, keepdims=True), 1e-9
+        )
         correlation = _correlation(values, streams.active[layer][:, alive])
         cosine = rows @ streams.directions[layer, alive].T
         sure = (correlation >= IDENTITY) & (cosine >= IDENTITY)
@@ -98,9 +100,7 @@ def trained_dictionaries(streams: Streams, tokens: int) -> tuple[Dictionaries, f
     return found, learned / living
 
 
-def score(
-    streams: Streams, found: Dictionaries, links: Sequence[Link]
-) -> dict[str, float]:
+def score(streams: Streams, found: Dictionaries, links: Sequence[Link]) -> dict[str, float]:
     """See the module's docstring."""
     of = found.identity
     shared = [{*of[k.layer][k.feature]} & {*of[k.to_layer][k.to_feature]} for k in links]
@@ -177,13 +177,17 @@ def run(mode: str, plan: Plan, tokens: int) -> dict[str, Any]:
         scores = {"null_links": len(matching.links) / max(matching.trials, 1)}
     else:
         scores = score(streams, found, matching.links)
-    return scores | extra | {
-        "fdr": matching.fdr,
-        "tau_cosine": matching.tau_cosine,
-        "tau_correlation": matching.tau_correlation,
-        "links": len(matching.links),
-        "trials": matching.trials,
-    }
+    return (
+        scores
+        | extra
+        | {
+            "fdr": matching.fdr,
+            "tau_cosine": matching.tau_cosine,
+            "tau_correlation": matching.tau_correlation,
+            "links": len(matching.links),
+            "trials": matching.trials,
+        }
+    )
 
 
 def means(runs: Sequence[dict[str, Any]]) -> dict[str, float]:

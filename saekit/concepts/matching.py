@@ -3,17 +3,21 @@
 Two features are linked when each is the other's best partner (`saekit.concepts.pairing`), the
 cosine of their decoder rows is at least tau_cosine and the correlation of their activations at
 least tau_correlation.  Features without a neighbour may be linked over one layer.  The thresholds
-start at 0.5 / 0.4 and rise until the same procedure, run on two kinds of nulls, makes at most 5% as
-many links:
+start at 0.5 / 0.4 and rise until the same procedure, run on three kinds of nulls, makes at most 5%
+as many links:
 
     shifted  each feature's activations of the later layer are rotated in time by its own random
              offset, which keeps how often and in what bursts it fires
-    flipped  the later decoder has random signs on its principal components, which keeps its mean
-             and covariance
+    rotated  the later decoder is rotated among principal components of about equal variance,
+             which keeps its mean and nearly its covariance
+    swapped  features of the later layer that are about equally frequent exchange their decoder
+             rows, so that rows and activations stay those of a dictionary
+
+The chains that null links form, beside the real ones, tell how long a chain is by chance.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,11 +28,17 @@ from scipy.sparse import csc_array
 from torch import Tensor
 
 from saekit.concepts import columns
-from saekit.concepts.pairing import Pairs, flip_signs, match_pair, shift_activations
+from saekit.concepts.pairing import (
+    Pairs,
+    match_pair,
+    rotate_components,
+    shift_activations,
+    swap_within_deciles,
+)
 
 START = (0.5, 0.4)  # (tau_cosine, tau_correlation); both rise by STEP
 STEP, LAST = 0.05, 0.95
-NULLS = ("shifted", "flipped")
+NULLS = ("shifted", "rotated", "swapped")
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class Matching:
     Attributes:
         trials: features that could have been linked, summed over layer pairs.
         null_links: links the same procedure makes on each null, in as many trials.
+        null_chains: how many chains of each length the links of each null form.
         fdr: the largest of null links / links.
     """
 
@@ -59,18 +70,18 @@ class Matching:
     tau_correlation: float
     trials: int
     null_links: dict[str, int]
+    null_chains: dict[str, dict[str, int]]
     fdr: float
     target_fdr: float
 
     def summary(self) -> dict[str, Any]:
         """What is stored: thresholds, counts per layer pair, nulls, lengths of chains."""
         counts = Counter((link.layer, link.to_layer) for link in self.links)
-        lengths = Counter(len(chain) for chain in chains(self.links))
         own = {name: value for name, value in asdict(self).items() if name not in ("links",)}
         return own | {
             "links": len(self.links),
             "pairs": [{"from": a, "to": b, "links": n} for (a, b), n in sorted(counts.items())],
-            "chain_lengths": {str(length): n for length, n in sorted(lengths.items())},
+            "chain_lengths": chain_lengths(self.links),
         }
 
 
@@ -114,21 +125,24 @@ def match_layers(
     layers = sorted(activations)
     sides = {layer: (activations[layer], decoders[layer]) for layer in layers}
 
-    def null_side(name: str, layer: int) -> tuple[csc_array, Tensor]:
-        active, decoder = sides[layer]
+    def null(name: str, a: int, b: int, allowed: Any) -> Pairs:
+        active, decoder = sides[b]
         if name == "shifted":
-            return shift_activations(active, rng), decoder
-        return active, flip_signs(decoder, generator)
+            active = shift_activations(active, rng)
+        elif name == "rotated":
+            decoder = rotate_components(decoder, generator)
+        else:
+            swapped = torch.from_numpy(swap_within_deciles(columns.counts(active), rng))
+            decoder = decoder[swapped.to(decoder.device)]
+        return match_pair((a, b), sides[a], (active, decoder), allowed)
 
     def matched(a: int, b: int, allowed: Any = None) -> tuple[Pairs, dict[str, Pairs]]:
         real = match_pair((a, b), sides[a], sides[b], allowed)
-        nulls = {n: match_pair((a, b), sides[a], null_side(n, b), allowed) for n in NULLS}
-        return real, nulls
+        return real, {name: null(name, a, b, allowed) for name in NULLS}
 
     found = [matched(a, b) for a, b in zip(layers, layers[1:], strict=False)]
-    thresholds = choose_thresholds(
-        [real for real, _ in found], {n: [null[n] for _, null in found] for n in NULLS}, target_fdr
-    )
+    all_nulls = {name: [nulls[name] for _, nulls in found] for name in NULLS}
+    thresholds = choose_thresholds([real for real, _ in found], all_nulls, target_fdr)
     has_next = {layer: np.zeros(len(columns.counts(activations[layer])), bool) for layer in layers}
     has_previous = {layer: mask.copy() for layer, mask in has_next.items()}
     for real, _ in found:
@@ -138,19 +152,29 @@ def match_layers(
     for a, b in zip(layers, layers[2:], strict=False):
         found.append(matched(a, b, (~has_next[a], ~has_previous[b])))
 
-    links = [link for real, _ in found for link in _links(real, thresholds)]
-    null_links = {n: sum(int(null[n].above(thresholds).sum()) for _, null in found) for n in NULLS}
-    fdr = false_discovery_rate(len(links), null_links)
-    trials = sum(real.trials for real, _ in found)
+    links = _links([real for real, _ in found], thresholds)
+    null_links = {name: _links([nulls[name] for _, nulls in found], thresholds) for name in NULLS}
+    counts = {name: len(of_null) for name, of_null in null_links.items()}
+    fdr = false_discovery_rate(len(links), counts)
     if fdr > target_fdr:  # even the strictest thresholds cannot tell links from chance
         links = []
-    return Matching(layers, links, *thresholds, trials, null_links, round(fdr, 5), target_fdr)
+    return Matching(
+        layers,
+        links,
+        *thresholds,
+        trials=sum(real.trials for real, _ in found),
+        null_links=counts,
+        null_chains={name: chain_lengths(of_null) for name, of_null in null_links.items()},
+        fdr=round(fdr, 5),
+        target_fdr=target_fdr,
+    )
 
 
-def _links(pairs: Pairs, thresholds: tuple[float, float]) -> list[Link]:
+def _links(matched: Sequence[Pairs], thresholds: tuple[float, float]) -> list[Link]:
     return [
         Link(pairs.layer, int(pairs.left[at]), pairs.to_layer, int(pairs.right[at]),
              round(float(pairs.cosine[at]), 4), round(float(pairs.correlation[at]), 4))
+        for pairs in matched
         for at in np.flatnonzero(pairs.above(thresholds))
     ]  # fmt: skip
 
@@ -174,3 +198,9 @@ def chains(links: list[Link]) -> list[list[tuple[int, int]]]:
             path.append(after[path[-1]])
         paths.append(path)
     return paths
+
+
+def chain_lengths(links: list[Link]) -> dict[str, int]:
+    """How many chains have how many members; lengths are texts, as keys of JSON are."""
+    lengths = Counter(len(chain) for chain in chains(links))
+    return {str(length): n for length, n in sorted(lengths.items())}

@@ -149,7 +149,8 @@ def score_output_layer(
     scores, features, top, share = view.f1_and_more(second, first)
     nulls = []
     for _ in range(NULL_TRIALS):
-        moved_first, moved_second = shifted(first, rng), shifted(second, rng)
+        moved_first = shifted(first, view.weights[: view.n_first], rng)
+        moved_second = shifted(second, view.weights[view.n_first :], rng)
         nulls.append(view.f1_and_more(moved_second, moved_first)[0][0])
     usual = np.asarray(view.activations[: view.n_first, features].todense())
     return judged(

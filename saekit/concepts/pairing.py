@@ -22,6 +22,7 @@ from saekit.concepts import columns
 MIN_JOINT = 30
 MIN_SHIFT = 100
 NEAREST, CANDIDATE_COSINE = 8, 0.3  # candidates for the best partner
+_BLOCK_COMPONENTS = 8
 _BLOCK_ENTRIES = 4_000_000  # activations compared at once
 
 
@@ -45,15 +46,22 @@ def _unit(decoder: Float[Tensor, "feature d_in"]) -> Float[Tensor, "feature d_in
     return decoder / decoder.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-def flip_signs(
+def rotate_components(
     decoder: Float[Tensor, "feature d_in"], generator: torch.Generator
 ) -> Float[Tensor, "feature d_in"]:
-    """Unit rows with random signs on the principal components; mean and covariance are kept."""
+    """Unit rows, randomly rotated among principal components of about equal variance.
+
+    The mean is kept, the covariance but for what differs within a block of eight components.
+    """
     unit = _unit(decoder.float().cpu())
     mean = unit.mean(0)
     _, _, components = torch.linalg.svd(unit - mean, full_matrices=False)
-    signs = torch.randint(0, 2, (len(components),), generator=generator).float() * 2 - 1
-    return (mean + (unit - mean) @ components.T * signs @ components).to(decoder.device)
+    parts = []
+    for block in components.split(_BLOCK_COMPONENTS):
+        drawn = torch.randn(len(block), len(block), generator=generator)
+        rotation, upper = torch.linalg.qr(drawn)  # signs make it uniform (Mezzadri 2007)
+        parts.append((rotation * upper.diagonal().sign()) @ block)
+    return (mean + (unit - mean) @ components.T @ torch.cat(parts)).to(decoder.device)
 
 
 def shift_activations(activations: csc_array, rng: np.random.Generator) -> csc_array:
@@ -68,6 +76,22 @@ def shift_activations(activations: csc_array, rng: np.random.Generator) -> csc_a
     )
     shifted.sort_indices()
     return shifted
+
+
+def swap_within_deciles(
+    counts: Int[np.ndarray, " feature"], rng: np.random.Generator
+) -> Int[np.ndarray, " feature"]:
+    """For every feature another of about its frequency: a cycle within each tenth by count.
+
+    No feature keeps its place (a permutation with fixed points would leave true pairs in the
+    null), unless there is only one.
+    """
+    order = np.argsort(counts, kind="stable")
+    swapped = np.arange(len(counts))
+    for decile in np.array_split(order, max(1, min(10, len(counts) // 2))):
+        cycle = rng.permutation(decile)
+        swapped[cycle] = np.roll(cycle, 1)
+    return swapped
 
 
 def candidate_pairs(

@@ -3,8 +3,8 @@
 A set says "here" at a position where any of its features reaches a share of its own 99th
 percentile of positive activations; the share is the same for all features of the set and one of
 0.05, 0.10, ..., 0.95.  Features are added greedily, one to four, by F1.  The null is the same
-search for labels that were shifted along the text: it knows how often the concept comes and how
-it clusters, but not where it is.
+search for labels that were shifted along the text, within parts of equal weight: it knows how often
+the concept comes, also in terms of the text as it is, and how it clusters, but not where it is.
 """
 
 from collections.abc import Sequence
@@ -171,20 +171,35 @@ def measure(
 
 
 def shifted(
-    labels: Bool[np.ndarray, " half"], rng: np.random.Generator
+    labels: Bool[np.ndarray, " half"],
+    weights: Float[np.ndarray, " half"],
+    rng: np.random.Generator,
 ) -> Bool[np.ndarray, " half"]:
-    """Labels moved along the text by a tenth to nine tenths of its length."""
-    return np.roll(labels, int(rng.integers(len(labels) // 10, max(len(labels) * 9 // 10, 1) + 1)))
+    """Labels moved along the text by a tenth to nine tenths of its length.
+
+    Positions of equal weight that follow each other are one part of the text
+    (`saekit.concepts.sampling`); labels stay in their part.  Shifted over all parts, those of a
+    word that was read more often would come to stand where weights are many times as large, and
+    the null would be that of a far more frequent word.
+    """
+    moved = labels.copy()
+    for part in np.split(np.arange(len(labels)), np.flatnonzero(np.diff(weights)) + 1):
+        if len(part):
+            least, most = max(len(part) // 10, 1), max(len(part) * 9 // 10, 1)
+            moved[part] = np.roll(labels[part], int(rng.integers(least, most + 1)))
+    return moved
 
 
 def _shifted_f1(
     view: LayerView, labels: Bool[np.ndarray, " position"], rng: np.random.Generator
 ) -> float:
     """F1 on the second half of the search for labels shifted within each half."""
-    first, second = shifted(labels[: view.n_first], rng), shifted(labels[view.n_first :], rng)
+    n = view.n_first
+    weights = view.weights[n:]
+    first, second = shifted(labels[:n], view.weights[:n], rng), shifted(labels[n:], weights, rng)
     choice = view.choose(first)
-    strength = view.strength(choice.features)[view.n_first :]
-    return measure(strength, second, choice.bin / BINS, view.weights[view.n_first :])[0]
+    strength = view.strength(choice.features)[n:]
+    return measure(strength, second, choice.bin / BINS, weights)[0]
 
 
 def score_layer(

@@ -8,6 +8,7 @@ from saekit.concepts.selection import (
     measure,
     percentiles,
     score_layer,
+    shifted,
 )
 
 
@@ -157,3 +158,18 @@ def test_nothing_to_choose_from():
     view = LayerView(csc_array((N, 5), dtype=np.float32), N // 2, ONES)
     score = score_layer(view, 0, labels, np.random.default_rng(0))
     assert (score.features, score.f1, score.auroc, score.found) == ([], 0.0, None, False)
+
+
+def test_shifted_labels_keep_their_weight():
+    # a word that is only in the part read ten times as often (weight 1), 60 of its 200 positions
+    weights = np.repeat([1.0, 10.0], [200, 400])
+    labels = np.zeros(600, bool)
+    labels[20:80] = True
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        moved = shifted(labels, weights, rng)
+        # Mutation tried: rolled over both parts, as it was, the weight is up to 600.
+        assert weights[moved].sum() == 60
+        assert not np.array_equal(moved, labels)
+    # without weights that differ, over the whole text
+    assert shifted(labels, np.ones(600), np.random.default_rng(1))[200:].any()
