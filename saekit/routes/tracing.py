@@ -20,22 +20,14 @@ from typing import Any
 import torch
 
 from saekit.concepts.catalogue import Catalogue
-<<<<<<< HEAD
-from saekit.errors import InputError, MismatchError
-from saekit.model.forward import ExactGPT2, Forward
-from saekit.model.loading import LanguageModel, load_model
-from saekit.routes.assembling import CircuitBuilder
-from saekit.routes.circuit import Circuit
-from saekit.routes.means import HeadMeans
-from saekit.routes.replacing import Replacement, mean_values, resampled
-=======
 from saekit.errors import InputError
-from saekit.model.forward import ExactGPT2
+from saekit.model.forward import ExactGPT2, Forward
 from saekit.model.loading import LanguageModel
 from saekit.routes.assembling import CircuitBuilder
 from saekit.routes.circuit import Circuit
+from saekit.routes.means import HeadMeans
 from saekit.routes.opening import opened, position_of_query, spans_of
->>>>>>> cd6b24b (Interventions on concepts (hold, swap), variants with intervals, benchmarks of swaps and routes)
+from saekit.routes.replacing import Replacement, mean_values, resampled
 from saekit.sae.storage import DictionarySet
 
 
@@ -89,21 +81,11 @@ def trace(
     ids = model.prompt(prompt)
     position, given_key = _positions(len(ids) - model.prepend_bos, query, key)
     exact = ExactGPT2(model, dtype)
-<<<<<<< HEAD
-    if spans is None and catalogue is not None:
-        from saekit.concepts.spans import prompt_spans
-
-        spans = prompt_spans(model, dictionaries, catalogue, prompt)
-    clean = exact.run(ids)
-    others = _replacements(model, exact, clean, means, counterfactual)
-    builder = CircuitBuilder(
-        model, exact, clean, dictionaries, catalogue, position, spans or (), others
-    )
-=======
     if spans is None:
         spans = spans_of(model, dictionaries, catalogue, prompt)
-    builder = CircuitBuilder(model, exact, exact.run(ids), dictionaries, catalogue, position, spans)
->>>>>>> cd6b24b (Interventions on concepts (hold, swap), variants with intervals, benchmarks of swaps and routes)
+    clean = exact.run(ids)
+    others = _replacements(model, exact, clean, means, counterfactual)
+    builder = CircuitBuilder(model, exact, clean, dictionaries, catalogue, position, spans, others)
     return builder.circuit(prompt, target, given_key, heads, random_sets, seed)
 
 
