@@ -85,7 +85,7 @@ class Reference:
         narrow: Float[Tensor, "token d_in"] | None = None,
     ) -> None:
         """Puts scale x - centre into `out`, and its bfloat16 copy into `narrow`."""
-        torch.mul(x, scale, out=out).sub_(centre)
+        out.copy_(x).mul_(scale).sub_(centre)  # in float32, also for bfloat16 rows
         if narrow is not None:
             narrow.copy_(out)
 

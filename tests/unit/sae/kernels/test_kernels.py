@@ -88,6 +88,17 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_centred_rows(kernels, dtype):
+    """Mutation tried: computed in the type of the rows."""
+    x, scale, centre = normal(30, 21).to(dtype), torch.tensor(1.7), normal(21, seed=1)
+    out, narrow = torch.empty(30, 21), torch.empty(30, 21, dtype=torch.bfloat16)
+    kernels.centre_rows(x, scale, centre, out, narrow)
+    expected = x.double() * scale.double() - centre.double()
+    assert torch.allclose(out.double(), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(narrow, out.bfloat16())
+
+
 @pytest.mark.parametrize("n", [16, 40, 300, 512, 1000, 1024, 4096, 8192])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_selection_equals_topk(kernels, n, dtype):
