@@ -21,7 +21,7 @@ def head_set(heads: list[str], **numbers: float | None) -> dict[str, Any]:
     named = {
         "share_positive": 0.786, "share_signed": 1.03, "share_causal": 0.642, "joint_drop": 3.217,
         "sum_of_single_drops": 2.41, "share_of_key": 0.81, "share_of_preactivation": 0.44,
-        "share_causal_of_key": 0.7, "prediction_after": 0.12,
+        "share_causal_of_key": 0.7, "prediction_after": 0.12, "shapley": None,
     }  # fmt: skip
     return {"heads": heads, **named, **numbers}
 
@@ -94,5 +94,14 @@ def circuit(
         "sources": [{"feature": "3/1", "contribution": 0.71, "share": 0.4, "name": "large"}],
         "components": [{"name": "embedding", "value": 0.12}, {"name": "heads", "value": 6.2}],
         "patterns": patterns if maps else None,
+        "ablations": [{"name": "zero", "direct": True, "joint_drop": 2.1,
+                       "sum_of_single_drops": 2.1, "redundancy": 0.0, "share_causal": 0.5,
+                       "share_causal_of_key": None, "random_median": 0.02, "logit_drop": 1.3,
+                       "prediction_after": 0.4}],
+        "matches": [{"head": "L9-H7", "score": 4.2, "contrast": 3.1, "against": [1, 2],
+                     "margin": None, "in_features": 2.9, "with_error": 0.1,
+                     "key_features": [{"feature": "9/12", "value": 1.1, "name": "large"}],
+                     "pairs": [{"query": "9/3", "key": "9/12", "value": 0.8, "query_name": None,
+                                "key_name": "large"}]}],
     }  # fmt: skip
     return json.loads(json.dumps(document))  # exactly what a reader of the file gets
