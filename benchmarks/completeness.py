@@ -9,8 +9,9 @@ small size with perturbed LayerNorms and biases, on random tokens, with random d
 For each pair, in float32 and float64: the component table against the pre-activation; the sum of
 the last arrivals against it; the frozen map from a random layer in each treatment of MLPs, split
 over the dictionary where there is one; the path-patched zero ablation of random heads at a random
-key against their direct attribution.  `relative` compares an error with |expected|, or with 1% of the
-terms' summed size where they cancel (`relative_error`); `strict` with |expected| alone.
+key against their direct attribution.  `relative` compares an error with |expected|, or with 1% of
+the terms' summed size where they cancel (`relative_error`); an ablation is a difference of two
+pre-activations and compared with the larger of them; `strict` is with |expected| alone.
 """
 
 import argparse
@@ -160,7 +161,7 @@ def check(
         (drop,) = drops(exact, clean, target, [heads], [key], direct=True)
         if target.token is not None:  # measured with the final LayerNorm live: not linear
             continue
-        # the ablation subtracts two runs, so its rounding is that of the pre-activation
+        # relative to the pre-activation: the ablation is a difference of two of them
         size = sum(map(abs, parts)) + abs(p) / CANCELLATION
         errors.add("path-patched ablation", drop, sum(parts), size)
 

@@ -28,7 +28,17 @@ def json_of(capsys, arguments):
 
 
 def test_every_command_explains_itself(capsys):
-    for command in ("demo", "train", "evaluate", "index", "query", "concepts", "trace", "report"):
+    for command in (
+        "demo",
+        "train",
+        "evaluate",
+        "index",
+        "query",
+        "concepts",
+        "trace",
+        "report",
+        "means",
+    ):
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
         assert stopped.value.code == 0
@@ -63,6 +73,20 @@ def test_trace_and_report_show_the_same_numbers(line, capsys, tmp_path):
         stored.pop(volatile), circuit.pop(volatile)
     assert stored == circuit
     assert {path.rsplit("/", 1)[1] for path in files} >= {"circuit.svg", "report.html"}
+
+
+def test_a_trace_with_means_and_a_counterfactual_prompt(line, tiny_model_folder, capsys, tmp_path):
+    file = str(tmp_path / "new" / "means.safetensors")
+    made = json_of(capsys, ["means", str(tiny_model_folder), "--out", file, "--tokens", "2000"])
+    assert (made["means"], made["context"]) == (file, 64)
+    other = ["--means", file, "--counterfactual", PROMPT.replace("opposite", "large")]
+    circuit = json_of(capsys, ["trace", str(line), PROMPT, "--random-sets", "5", *other])
+    names = [row["name"] for row in circuit["ablations"]]
+    assert names == ["zero", "renormalise", "mean", "resample", "resample full", "zero"]
+    assert [row["direct"] for row in circuit["ablations"]] == [False] * 5 + [True]
+    longer = [*other[:2], "--counterfactual", "one two three four five six seven eight nine ten"]
+    assert "equal length" in refused(capsys, "trace", str(line), PROMPT, *longer)
+    assert "cannot be read" in refused(capsys, "trace", str(line), PROMPT, "--means", str(line))
 
 
 def test_concepts_are_read_back(line, capsys):
@@ -107,6 +131,10 @@ def refused(capsys, *arguments):
         (["train", "{model}", "--out", "{new}", "--features", "4", "--k", "8"], "k is 8"),
         (["train", "{model}", "--out", "{new}", "--layers", "7"], "7"),
         (["report", "{set}", PROMPT, "--out", "/proc/nowhere"], "/proc/nowhere"),
+        (["means", "{model}", "--out", "/proc/nowhere/means"], "/proc/nowhere"),
+        (["means", "{model}", "--out", "{new}", "--tokens", "0"], "at least 1"),
+        (["trace", "{set}", PROMPT, "--means", "{new}"], "cannot be read"),
+        (["trace", "{set}", PROMPT, "--counterfactual", PROMPT], "the prompt itself"),
     ],
 )
 def test_bad_input_is_one_sentence(line, tiny_model_folder, tmp_path, capsys, arguments, words):

@@ -33,6 +33,8 @@ def _traced(args: argparse.Namespace, opened: tuple[Any, Any, Any]) -> Any:
         heads=args.heads,
         catalogue=catalogue,
         random_sets=args.random_sets,
+        means=args.means,
+        counterfactual=args.counterfactual,
     )
 
 
@@ -46,6 +48,13 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--random-sets", type=int, default=200, help="random head sets to compare with"
     )
+    parser.add_argument(
+        "--means", metavar="FILE", help="also ablate by the head means that saekit means wrote"
+    )
+    parser.add_argument(
+        "--counterfactual", metavar="PROMPT",
+        help="also ablate by what the heads move in a prompt of the same length",
+    )  # fmt: skip
 
 
 def _trace(args: argparse.Namespace) -> None:
