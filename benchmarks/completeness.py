@@ -10,8 +10,8 @@ For each pair, in float32 and float64: the component table against the pre-activ
 the last arrivals against it; the frozen map from a random layer in each treatment of MLPs, split
 over the dictionary where there is one; the path-patched zero ablation of random heads at a random
 key against their direct attribution.  `relative` compares an error with |expected|, or with 1% of
-the terms' summed size where they cancel (`relative_error`); an ablation is a difference of two
-pre-activations and compared with the larger of them; `strict` is with |expected| alone.
+the terms' summed size where they cancel (`relative_error`; for an ablation, all edges of the blocks
+it is in, because its run adds them up); `strict` with |expected| alone.
 """
 
 import argparse
@@ -36,7 +36,6 @@ from saekit.model.gating import install
 from saekit.model.loading import LanguageModel
 from saekit.routes.ablation import drops
 from saekit.routes.attribution import (
-    CANCELLATION,
     Arrivals,
     arrivals_of,
     components,
@@ -161,8 +160,7 @@ def check(
         (drop,) = drops(exact, clean, target, [heads], [key], direct=True)
         if target.token is not None:  # measured with the final LayerNorm live: not linear
             continue
-        # relative to the pre-activation: the ablation is a difference of two of them
-        size = sum(map(abs, parts)) + abs(p) / CANCELLATION
+        size = float(edges[sorted({m for m, _ in heads})].abs().sum())  # what these blocks write
         errors.add("path-patched ablation", drop, sum(parts), size)
 
 

@@ -97,18 +97,32 @@ def path_patched(
 ) -> Float[Tensor, "sets d_model"]:
     """As `removed`, but each head's change reaches the stream at `until` directly, nothing else:
     later heads and MLPs write what they wrote in the clean run."""
-    instead.check(clean)
     until = exact.n_layers if until is None else until
-    parts = []
+    changes = direct_changes(exact, clean, query, sets, keys, until, instead)
+    return clean.resid[until, query] + changes
+
+
+def direct_changes(
+    exact: ExactGPT2,
+    clean: Forward,
+    query: int,
+    sets: Sequence[Sequence[Head]],
+    keys: Sequence[int],
+    until: int,
+    instead: Replacement = ZERO,
+) -> Float[Tensor, "sets d_model"]:
+    """What `path_patched` adds to the clean stream: the change of what the heads write."""
+    instead.check(clean)
+    parts = [clean.resid.new_zeros(0, exact.d_model)]
     for at in range(0, len(sets), BATCH):
-        some = sets[at : at + BATCH]
+        some = [*sets[at : at + BATCH], []]  # the last one is the clean run, rounded alike
         edits = _edits(exact, clean, query, some, keys, instead)
-        out = clean.resid[until, query].expand(len(some), -1)
+        change = clean.resid.new_zeros(len(some) - 1, exact.d_model)
         for m in sorted({m for heads in some for m, _ in heads if m < until}):
-            before = exact.written(clean, Edits(), (query, query), m)
-            out = out + (exact.written(clean, edits, (query, query), m, len(some)) - before)[:, 0]
-        parts.append(out)
-    return torch.cat(parts) if parts else clean.resid.new_zeros(0, exact.d_model)
+            written = exact.written(clean, edits, (query, query), m, len(some))[:, 0]
+            change = change + (written[:-1] - written[-1])
+        parts.append(change)
+    return torch.cat(parts)
 
 
 def drops(
@@ -130,6 +144,9 @@ def drops(
         direct: only along the direct path (`path_patched`).
     """
     below = [[head for head in heads if head[0] < target.layer] for heads in sets]
+    if direct and target.token is None:  # linear: no difference of two pre-activations
+        changes = direct_changes(exact, clean, target.query, below, keys, target.layer, instead)
+        return (-changes @ target.direction).tolist()
     run = path_patched if direct else removed
     resid = run(exact, clean, target.query, below, keys, target.layer, instead)
     before = target.measure(exact, clean.resid[target.layer, target.query])

@@ -31,8 +31,8 @@ def matching(planted, basis):
     with torch.no_grad():
         model.hf.transformer.wte.weight[model.single_token(' "')] += 2 * v
         attention = model.hf.transformer.h[1].attn.c_attn.weight
-        attention[:, 2 * 8] = 3 * v
-        attention[:, 32 + 2 * 8] = 3 * u
+        attention[:, 2 * 8] = 1.2 * v
+        attention[:, 32 + 2 * 8] = 1.2 * u
     return LanguageModel("planted match", model.hf, model.tokenizer)
 
 
@@ -100,7 +100,7 @@ def test_the_planted_match_says_why(matching, known_features, named):
     dictionaries, catalogue = known_features(matching), named(matching)
     circuit = trace(matching, dictionaries, PROMPT, "3/1", catalogue=catalogue, spans=[])
     (head,) = circuit.heads
-    assert head.attention > 0.9
+    assert 0.6 < head.attention < 0.8
     (match,) = circuit.matches
     assert match.head == "L1-H2"
     assert match.against == [1, 2, 3, 4, 6, 7, 8]
