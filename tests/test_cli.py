@@ -3,9 +3,11 @@
 import json
 import shutil
 
+import jsonschema
 import pytest
 
 from saekit.cli import main
+from saekit.routes.circuit import schema
 
 PROMPT = 'The opposite of "large" is "'
 
@@ -89,6 +91,32 @@ def test_a_trace_with_means_and_a_counterfactual_prompt(line, tiny_model_folder,
     assert "cannot be read" in refused(capsys, "trace", str(line), PROMPT, "--means", str(line))
 
 
+def test_trace_with_changes_variants_and_a_graph(line, capsys, tmp_path):
+    """One document that the published schema describes; the same on the screen and in files."""
+    words = tmp_path / "words.toml"
+    words.write_text("template = 'The opposite of \"{word}\" is \"'\nword = ['large', 'small']\n")
+    command = ["trace", str(line), PROMPT, "--random-sets", "5", "--swap", "large@5->small"]
+    command += ["--set", "2/7@5=1.5", "--variants", str(words), "--out", str(tmp_path / "out")]
+    command += ["--graph", str(tmp_path / "graph.json")]
+    document = json_of(capsys, command)
+    jsonschema.validate(document, schema())
+    changes = [outcome["change"] for outcome in document["interventions"]]
+    assert changes == ["large@5->small", "2/7@5=1.5", "large@5->small and 2/7@5=1.5"]
+    assert document["variants"]["n"] == 2
+    for name in ("interventions", "variants"):
+        stored = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert stored == {"schema_version": 1, name: document[name]}
+    graph = json.loads((tmp_path / "graph.json").read_text())
+    assert graph["metadata"]["prompt"] == PROMPT
+    into = sum(link["weight"] for link in graph["links"]
+               if link["target"] == graph["qParams"]["clickedId"])  # fmt: skip
+    assert into == pytest.approx(document["target"]["preactivation"], rel=1e-3)
+    assert main(command) == 0
+    screen = capsys.readouterr().out
+    for words in ("Change  large@5->small", "Change  2/7@5=1.5", "Variants  2 prompts", "Target"):
+        assert words in screen
+
+
 def test_concepts_are_read_back(line, capsys):
     document = json_of(capsys, ["concepts", str(line)])
     assert [concept["name"] for concept in document["concepts"]] == [
@@ -115,6 +143,10 @@ def refused(capsys, *arguments):
         (["trace", "{set}", ""], "empty"),
         (["trace", "{set}", "word " * 200], "tokens"),
         (["trace", "{set}", PROMPT, "--query", "99"], "99"),
+        (["trace", "{set}", PROMPT, "--set", "large=0"], "large@5=0"),
+        (["trace", "{set}", PROMPT, "--swap", "hot@5->cold"], 'position 5 is "large"'),
+        (["trace", "{set}", PROMPT, "--variants", "{set}/none.txt"], "none.txt"),
+        (["trace", "{set}", PROMPT, "--graph", "/proc/nowhere/graph.json"], "/proc/nowhere"),
         (["trace", "{set}", PROMPT, "--key", "8", "--query", "3"], "before"),
         (["trace", "{set}", PROMPT, "--target", "9/1"], "layer 9"),
         (["trace", "{set}", PROMPT, "--target", "0/1"], "0/1"),

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from saekit.bundled import bundled
@@ -62,6 +63,8 @@ def _trace(args: argparse.Namespace) -> None:
     from saekit.routes.circuit import render
 
     folder = ensure_writable(args.out) if args.out else None
+    if args.graph:
+        ensure_writable(Path(args.graph).resolve().parent)
     prompts = _variant_prompts(args)
     opened = _open(args)
     circuit = _traced(args, opened)
@@ -87,6 +90,16 @@ def _trace(args: argparse.Namespace) -> None:
         blocks.append(render_variants(variants))
     if folder:
         _write(folder, circuit, document)
+    if args.graph:
+        from saekit.files import write_json
+        from saekit.routes.graph import attribution_graph
+
+        write_json(
+            args.graph,
+            attribution_graph(
+                *opened[:2], args.prompt, args.target, args.query, catalogue=opened[2]
+            ),
+        )
     show(args, document, "\n\n".join(blocks))
 
 
@@ -150,6 +163,10 @@ def add(command: Command) -> None:
     """The subcommands of this module."""
     sub = command("trace", _trace, "the heads that route a concept on a prompt")
     _add_trace(sub)
+    sub.add_argument(
+        "--graph", metavar="FILE.json",
+        help="write an attribution graph that circuit-tracer's and Neuronpedia's pages open",
+    )  # fmt: skip
     sub.add_argument("--out", help="folder for circuit.json (and what else is asked for)")
     sub.add_argument(
         "--set", dest="changes", action="append", metavar="CONCEPT@P=VALUE",
