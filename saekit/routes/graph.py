@@ -1,12 +1,11 @@
 """A circuit as an attribution graph in the JSON that circuit-tracer's and Neuronpedia's pages open.
 
-Two steps of the last-arrival decomposition (attribution.py), so that the weights into every
-explained node add up to its value:
+Heads carry what the last-arrival decomposition says (attribution.py), so that the weights into
+every explained node add up to its value:
 
     heads, own token, constants -> target     H(m, h, .) summed over keys; p is their sum
     features, errors, constants -> head       the parts of the head's edges, key by key
-    tokens, constants           -> feature    what stayed at its position since the embedding, and
-                                              what last arrived from each other position
+    tokens, constants           -> feature    all paths from the embeddings, frozen (paths.py)
     target feature, the rest    -> logit      the feature's direct effect on the centred logit
 
 Weights are in units of the node they enter.  The form has no nodes for heads: they are written as
@@ -34,6 +33,7 @@ from saekit.routes.choosing import TargetChooser
 from saekit.routes.circuit import rounded
 from saekit.routes.graph_form import KEPT, Graph, NodeKey, kept_part
 from saekit.routes.opening import opened, position_of_query, spans_of
+from saekit.routes.paths import frozen_maps
 from saekit.routes.targets import Target, activations, feature_target, token_direction, token_target
 from saekit.sae.storage import DictionarySet
 
@@ -71,8 +71,7 @@ class GraphBuilder:
         label = f"{len(flat) - len(kept)} other heads"
         self.graph.link(self._sum(OTHER_HEADS, "attention head", label), top, others)
         self._keep_strongest_features()
-        for node, target in self.features.items():
-            self._feature(node, target)
+        self._tokens_of_features()
         if self.target.feature is not None:
             self._logit(top)
         return self.graph
@@ -159,18 +158,23 @@ class GraphBuilder:
         for (source, _), weight in self.graph.links.items():
             totals[source] += abs(weight)
         ranked = sorted(self.features, key=lambda node: -totals[node])
-        for node in ranked[MOST_FEATURES:]:
-            other = self._other_features(int(node[0]), node[2])
-            for source, target in [link for link in self.graph.links if link[0] == node]:
+        weak = set(ranked[MOST_FEATURES:])
+        for source, target in list(self.graph.links):
+            if source in weak:
+                other = self._other_features(int(source[0]), source[2])
                 self.graph.link(other, target, self.graph.links.pop((source, target)))
+        for node in weak:
             del self.features[node], self.graph.nodes[node]
 
-    def _feature(self, node: NodeKey, target: Target) -> None:
-        """The tokens that a feature at a key comes from."""
-        found = arrivals(self.exact, self.clean, target)
-        self._stayed(found, node)
-        for at, value in enumerate(found.edges.sum((0, 1))[: target.query].tolist()):
-            self.graph.link(self._token(at), node, value)
+    def _tokens_of_features(self) -> None:
+        """What every token's embedding brings to every feature node at a key."""
+        nodes, targets = list(self.features), list(self.features.values())
+        for node, found in zip(nodes, frozen_maps(self.exact, self.clean, targets, 0), strict=True):
+            by_token = (self.clean.resid[0] * found.J).sum(-1)
+            for at, value in enumerate(by_token[: node[2] + 1].tolist()):
+                self.graph.link(self._token(at), node, value)
+            constants = self._sum(CONSTANTS, "bias", "constants")
+            self.graph.link(constants, node, found.constant + float(found.nodes.sum()))
 
     def _logit(self, top: NodeKey) -> None:
         """The most probable token, with what the target feature writes on it directly."""

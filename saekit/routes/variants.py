@@ -234,13 +234,13 @@ def render_variants(variants: Variants) -> str:
     lines = [
         f"Variants  {variants.n} prompts, key {variants.key} -> query {variants.query} in each"
         + (f", {len(variants.left_out)} left out" if variants.left_out else ""),
-        f"  {'':<24}{'median':>10}{'95% interval':>20}{'n/a':>6}",
+        f"  {'':<24}{'median':>10}{'95% interval':>24}{'n/a':>6}",
     ]
     for name, row in variants.measures.items():
         ends = [words(name, end) for end in row.interval or ()]
         interval = " to ".join(ends) or "-"
         label = name.replace("_", " ")
-        lines.append(f"  {label:<24}{words(name, row.median):>10}{interval:>20}{row.refused:>6}")
+        lines.append(f"  {label:<24}{words(name, row.median):>10}{interval:>24}{row.refused:>6}")
     interval = " to ".join(number(end) for end in variants.jaccard_interval or ()) or "-"
     common = [f"{row.head} {percent(row.share)}" for row in variants.heads[:SHOWN_HEADS]]
     lines += [

@@ -1,7 +1,7 @@
 """Held features: what is written, where, and that everything later is live.
 
 Mutations tried by hand, each of which fails here: the clean activation in place of the live one;
-the write at layer m made after block m; the position counted without the window's first; random
+the stream taken before the write; the position counted without the window's first; random
 vectors not scaled; the clamped features among the random ones.
 """
 

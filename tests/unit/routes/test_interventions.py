@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from saekit.errors import InputError
-from saekit.routes.changes import Change, parse_change
+from saekit.model.forward import ExactGPT2
+from saekit.routes.changes import Change, differing, parse_change
 from saekit.routes.circuit import schema
 from saekit.routes.interventions import intervene
 from saekit.routes.outcomes import render_outcomes
@@ -67,6 +68,7 @@ def test_only_the_span_is_held(one, sharp_features, named):
 def test_a_swap_takes_one_word_away(one, sharp_features, named):
     (outcome,) = changed(one, sharp_features, named, "large@5->small", target="3/1")
     assert outcome.target_after == pytest.approx(0, abs=1e-6)
+    assert outcome.layers == [0, 3]  # of the span, not the lower half
     even = pytest.approx(1 / one.d_vocab, rel=1e-4)  # nothing is said any more
     assert outcome.before_token == outcome.after[0].probability == even
     assert outcome.ceiling[0].probability == even
@@ -87,6 +89,18 @@ def test_a_swap_puts_the_other_word_there(one, sharp_features, named):
     logits = one.hf.lm_head.weight.detach() @ x / deviation
     rest = float(logits[one.single_token("small")] - logits.mean())
     assert outcome.target_after == pytest.approx(v / deviation - mean_logit + rest, rel=1e-4)
+
+
+def test_features_that_both_words_have_stay(tiny_model, random_dictionaries):
+    exact = ExactGPT2(tiny_model)
+    clean, other = (exact.run(tiny_model.prompt(prompt)) for prompt in (PROMPT, OTHER))
+    mine, theirs = (random_dictionaries[1].encode(run.resid[1, 5]) for run in (clean, other))
+    clamp = differing(random_dictionaries, clean, other, 1, 5)
+    found = set(clamp.features.tolist())
+    both = ((mine != 0) & (theirs != 0)).nonzero().flatten().tolist()
+    only = ((mine != 0) != (theirs != 0)).nonzero().flatten().tolist()
+    assert both and found == set(only)
+    assert torch.equal(clamp.values, theirs[clamp.features])
 
 
 def test_random_features_do_nothing_to_a_planted_circuit(one, sharp_features, named):

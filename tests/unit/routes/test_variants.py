@@ -114,6 +114,16 @@ def test_variants_sum_up_traces(variants):
     assert "tokens, not 8" in reasons[PROMPT + " large"]
 
 
+def test_the_key_is_the_given_one(variants):
+    """From position 6 nothing comes, on any variant."""
+    model, dictionaries, prompts, _ = variants
+    found = trace_variants(
+        model, dictionaries, prompts[:2], key=6, query=8, tokens=8, target="3/1", random_sets=0
+    )
+    assert (found.key, found.query, found.n) == (6, 8, 2)
+    assert found.measures["joint_drop"].median == pytest.approx(0, abs=1e-5)
+
+
 def test_the_table_of_variants(variants):
     found = variants[3]
     text = render_variants(found)
