@@ -28,9 +28,25 @@ def test_the_tour_was_found():
 @pytest.mark.parametrize("command", TOUR, ids=" ".join)
 def test_a_command_of_the_tour_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # what is shipped is found from anywhere; outputs go here
+    (template,) = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
+    Path("words.toml").write_text(template, encoding="utf-8")
     fewer = ["1000" if argument == "20000" else argument for argument in command]
     assert main(fewer) == 0
     assert len(capsys.readouterr().out) > 40
+
+
+@pytest.mark.slow
+def test_the_shown_interventions_are_what_is_printed(capsys):
+    """Up to the last digit that another processor may round differently."""
+    (shown,) = re.findall(r"```\n(Change .*?)```", README, flags=re.DOTALL)
+    (command,) = [c for c in TOUR if "--swap" in c]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    words = [line.split("(")[0].split(":")[0] for line in shown.splitlines() if line.strip()]
+    for start in words:
+        assert start in printed, start
+    for token in ("'cold' 99.6%", "'small' 99% -> 2.1%"):
+        assert token in shown and token in printed
 
 
 @pytest.mark.parametrize("command", GPU, ids=" ".join)

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from saekit import __version__
 from saekit.concepts.catalogue import Catalogue
@@ -62,7 +63,7 @@ class GraphBuilder:
         by_head = found.edges.sum(-1)
         flat = by_head.flatten().tolist()
         kept = kept_part(flat)
-        for place in kept:
+        for place in tqdm(kept, desc="graph", unit="head", leave=False):
             m, h = divmod(place, self.exact.n_heads)
             node = self.graph.node(m, -2 - h, self.target.query, "attention head", head_name(m, h))
             self.graph.link(node, top, flat[place])
