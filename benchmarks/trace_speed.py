@@ -37,7 +37,9 @@ def mini(tokens: int) -> tuple[Any, Any, str, Any]:
     dictionaries = saekit.DictionarySet.load(folder)
     prompt = SEED_PROMPT
     if tokens > 8:
-        text = " ".join(document for document, _ in zip(relational.documents(seed=5), range(99)))
+        text = " ".join(
+            document for document, _ in zip(relational.documents(seed=5), range(99), strict=False)
+        )
         prompt = model.tokenizer.decode(model.tokens(text)[:tokens])
     return model, dictionaries, prompt, Catalogue.load(folder / "concepts.json")
 

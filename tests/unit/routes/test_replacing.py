@@ -176,7 +176,7 @@ def test_effects_on_the_target_and_on_the_next_token(exact, clean, target):
         before = clean.logits[8, 7] - clean.logits[8].mean()
         assert [e.logit for e in found] == pytest.approx((before - centred).tolist(), abs=1e-12)
         assert found[1].logit != pytest.approx(0), "L2-H3 is above the target, not the output"
-        assert found[1].target == 0
+        assert found[1].target == pytest.approx(0, abs=1e-12)
     top = int(clean.logits[8].argmax())
     assert effects(exact, clean, low, [[]], [5])[0].probability == pytest.approx(
         float(clean.logits[8].softmax(-1)[top])
