@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saekit import __version__
+from saekit.concepts.automatic import AutomaticConcept
 from saekit.coordinates import feature_name
 from saekit.errors import FormatError, InputError
 from saekit.files import read_json, write_json
@@ -123,6 +124,7 @@ class Catalogue:
         text: what text was read, in words.
         tokens: positions read, BOS not counted.
         links: how features were matched between layers: thresholds, links and nulls.
+        automatic: concepts that nobody asked for, if the features have names.
     """
 
     model: str
@@ -132,6 +134,7 @@ class Catalogue:
     tokens: int
     concepts: list[Concept]
     links: dict[str, Any] = field(default_factory=dict)
+    automatic: list[AutomaticConcept] = field(default_factory=list)
 
     def concept(self, name: str) -> Concept:
         """The concept of a name.
@@ -165,6 +168,8 @@ class Catalogue:
         document = {"schema_version": SCHEMA_VERSION, "saekit": __version__, **asdict(self)}
         for concept in document["concepts"]:
             concept["span"] = list(concept["span"]) if concept["span"] else None
+        for concept in document["automatic"]:
+            concept["span"] = list(concept["span"])
         return document
 
     @classmethod
@@ -185,10 +190,14 @@ class Catalogue:
                 )
                 for concept in document["concepts"]
             ]
-            own = {f.name: document[f.name] for f in fields(cls)}
+            automatic = [
+                AutomaticConcept(**{**concept, "span": tuple(concept["span"])})
+                for concept in document.get("automatic", [])  # older files have none
+            ]
+            own = {f.name: document[f.name] for f in fields(cls) if f.name != "automatic"}
         except (KeyError, TypeError) as error:
             raise FormatError(f"{where} is not a list of concepts ({error}).") from error
-        return cls(**{**own, "concepts": concepts})
+        return cls(**{**own, "concepts": concepts, "automatic": automatic})
 
     def save(self, path: str | Path) -> None:
         """Write `concepts.json` atomically."""

@@ -8,45 +8,14 @@ Kinds:
 """
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from saekit.errors import InputError
+from saekit.features.lexicons import CLASSES
 
 KINDS = ("input", "class", "output")
-# straight, typographic and guillemet signs; not the apostrophe, which is mostly inside words
-SIGNS = frozenset('()[]{}"“”„‟«»‹›')
-
-
-def is_bracket(token: str) -> bool:
-    """Whether a token is only quotation marks or brackets, possibly with other punctuation.
-
-    True for `"`, ` (`, `".`, `")`; false for `.` and for anything with a letter or digit.
-    """
-    stripped = token.strip()
-    return any(sign in SIGNS for sign in stripped) and not any(c.isalnum() for c in stripped)
-
-
-def is_digits(token: str) -> bool:
-    """Whether a token is only digits."""
-    return token.strip().isdigit()
-
-
-def is_punctuation(token: str) -> bool:
-    """Whether a token is visible and has no letter or digit (brackets and quotes included)."""
-    stripped = token.strip()
-    # the replacement character stands for a part of a letter
-    return bool(stripped) and not any(
-        c.isalnum() or c == "\N{REPLACEMENT CHARACTER}" for c in token
-    )
-
-
-CLASSES: dict[str, Callable[[str], bool]] = {
-    "brackets": is_bracket,
-    "digits": is_digits,
-    "punctuation": is_punctuation,
-}
 
 
 @dataclass(frozen=True)

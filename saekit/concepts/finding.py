@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from saekit.activations import Text
+from saekit.concepts.automatic import automatic_concepts
 from saekit.concepts.catalogue import Catalogue, Concept, LayerScore
 from saekit.concepts.definitions import BUILT_IN, Definition, resolve
 from saekit.concepts.matching import chains, match_layers
@@ -14,6 +15,7 @@ from saekit.concepts.selection import LayerView, score_layer
 from saekit.concepts.spans import longest_run
 from saekit.coordinates import feature_name
 from saekit.errors import InputError
+from saekit.features.name_file import FeatureNames
 from saekit.model.loading import LanguageModel
 from saekit.sae.storage import DictionarySet
 
@@ -27,6 +29,7 @@ def find_concepts(
     context: int | None = None,
     text_name: str = "",
     seed: int = 0,
+    named: FeatureNames | None = None,
 ) -> Catalogue:
     """The layers and features at which each concept is represented, with scores.
 
@@ -44,6 +47,7 @@ def find_concepts(
         context: row length; by default that of the training.
         text_name: what the text is, in words, for the catalogue.
         seed: of the nulls.
+        named: names of all features (`saekit.features.names`), for the automatic concepts.
 
     Raises:
         InputError: two definitions of one name, words that are no tokens of the model, or too
@@ -99,6 +103,7 @@ def find_concepts(
         tokens=len(seen.ids),
         concepts=concepts,
         links=matching.summary(),
+        automatic=automatic_concepts(named, paths) if named else [],
     )
 
 

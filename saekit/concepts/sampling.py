@@ -13,30 +13,20 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from zlib import crc32
+
+from saekit.text.corpora import only_texts
+from saekit.text.parts import new_pieces, part_of
 
 WANTED_SHARE = 0.5
 FREQUENT = 0.05  # share of pieces with a word, above which it needs no help
-_PIECE = 2000  # characters: a text of one long document still has two halves
 _MAX_WAITING = 500  # pieces kept per stratum while another one is being filled
 _MAX_MISSED = 20_000  # pieces without a new one for a stratum: there will be no more
 _PROBE = 300  # pieces that tell how frequent the wanted words are
 
 
-def pieces(document: str) -> Iterator[str]:
-    """A document cut between words into pieces of at most about 2,000 characters."""
-    start = 0
-    while len(document) - start > _PIECE:
-        cut = document.rfind(" ", start + 1, start + _PIECE)
-        cut = cut if cut > 0 else start + _PIECE
-        yield document[start:cut]
-        start = cut
-    yield document[start:]
-
-
 def half_of(piece: str) -> int:
     """0 or 1, decided by the text alone."""
-    return crc32(piece.encode()) & 1
+    return part_of(piece, 2)
 
 
 @dataclass
@@ -65,26 +55,13 @@ class Sampler:
     """
 
     def __init__(self, documents: Iterable[str], words: Sequence[str]):
-        self._stream = self._new_pieces(documents)
+        self._stream = only_texts(new_pieces(documents))
         probe = [piece for _, piece in zip(range(_PROBE), self._stream, strict=False)]
         rare = [w for w in words if _share_with(w, probe) <= FREQUENT]
         self._pattern = _pattern(rare) if rare else None
         self.strata = [Stratum(half, wanted) for half in (0, 1) for wanted in (True, False)]
         for piece in probe:
             self._put(piece)
-
-    def _new_pieces(self, documents: Iterable[str]) -> Iterator[str]:
-        seen: set[int] = set()
-        repeated = 0
-        for document in documents:
-            for piece in pieces(document):
-                key = hash(piece)
-                repeated = repeated + 1 if key in seen else 0
-                if repeated > _MAX_MISSED:  # a short text without end
-                    return
-                if not repeated:
-                    seen.add(key)
-                    yield piece
 
     def _put(self, piece: str) -> Stratum:
         wanted = self._pattern is not None and self._pattern.search(piece) is not None

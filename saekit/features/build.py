@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 import torch
@@ -22,8 +22,10 @@ from tqdm.auto import tqdm
 from saekit.activations import Text, context_rows, documents_of, residuals
 from saekit.errors import InputError, TrainingError
 from saekit.features.examples import Chunk, KeptExamples, suffix_hashes
+from saekit.features.lexicons import Words
 from saekit.features.live import dictionary_fingerprint
 from saekit.features.outputs import output_tokens
+from saekit.features.relatives import KeptRows, correlated
 from saekit.features.statistics import Moments, Pairs
 from saekit.features.writing import IndexWriter, smallest_type
 from saekit.files import ensure_writable, write_bytes
@@ -31,8 +33,10 @@ from saekit.model.loading import LanguageModel
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.storage import DictionarySet
 
-OUTPUTS = 10  # promoted, and as many suppressed, tokens per feature
+PROMOTED, SUPPRESSED = 10, 5  # tokens per feature
 _PASS_TOKENS = 4096
+_NEIGHBOUR_PAIRS = 64  # (neighbouring word, feature) pairs per feature: only the best are stored
+_DRAWN = 4  # places drawn at random for each that is kept, one per quantile range
 _ENTRIES = 2**21  # preactivations computed at once: memory that the allocator uses again
 
 
@@ -42,15 +46,34 @@ class _LayerStatistics:
 
     moments: Moments
     pairs: Pairs
+    before: Pairs
+    after: Pairs
     examples: KeptExamples
     samples: KeptExamples
 
-    def add(self, chunk: Chunk, rng: np.random.Generator) -> None:
+    @classmethod
+    def empty(cls, d_sae: int, examples: int, samples: int) -> Self:
+        return cls(
+            Moments(d_sae),
+            Pairs(d_sae),
+            Pairs(d_sae, _NEIGHBOUR_PAIRS),
+            Pairs(d_sae, _NEIGHBOUR_PAIRS),
+            KeptExamples(d_sae, examples),
+            KeptExamples(d_sae, samples * _DRAWN),
+        )
+
+    def add(self, chunk: Chunk, words: np.ndarray, rng: np.random.Generator) -> None:
+        """Count one chunk; `words` are its words, -1 at BOS."""
         row, place, feature, value = chunk.active
         if not len(value):
             return
         self.moments.add(feature, value)
         self.pairs.add(chunk.ids[row, place], feature, value)
+        for table, step in ((self.before, -1), (self.after, 1)):
+            beside = place + step
+            word = words[row, np.clip(beside, 0, words.shape[1] - 1)]
+            real = (beside >= 0) & (beside < words.shape[1]) & (word >= 0)
+            table.add(word[real], feature[real], value[real])
         self.examples.offer(chunk, value)
         self.samples.offer(chunk, rng.random(len(value), dtype=np.float32))
 
@@ -102,7 +125,7 @@ def build_index(
         context: tokens per row of text, BOS included; less if the model reads less.
         layers: only these; None for all that have a dictionary.
         examples: strongest places kept per feature.
-        samples: randomly drawn active places kept per feature.
+        samples: places kept per feature, one from each of so many quantile ranges.
         per_token: features listed per token and layer.
         seed: of the samples.
 
@@ -125,14 +148,12 @@ def build_index(
     ensure_writable(out_path.parent)
 
     context = min(context, model.n_ctx)
-    statistics = [
-        _LayerStatistics(
-            Moments(size), Pairs(size), KeptExamples(size, examples), KeptExamples(size, samples)
-        )
-        for size in sizes
-    ]  # fmt: skip
+    statistics = [_LayerStatistics.empty(size, examples, samples) for size in sizes]
+    words, kept_rows = Words(model.vocabulary), KeptRows(sizes)
     with _spool(out_path) as spool:
-        counts = _read_text(model, parts, statistics, documents, tokens, context, seed, spool)
+        counts = _read_text(
+            model, parts, statistics, documents, tokens, context, seed, spool, words, kept_rows
+        )
         attributes: dict[str, Any] = {
             "model": model.id,
             "fingerprint": model.fingerprint,
@@ -142,22 +163,41 @@ def build_index(
             "d_sae": max(sizes),
             "sizes": sizes,
             "n_tokens": int(counts.sum()),
+            "promoted": PROMOTED,
             "dictionaries": [dictionary_fingerprint(part) for part in parts],
         }
         with IndexWriter(
-            attributes, examples, samples, model.vocabulary, counts, 2 * OUTPUTS
+            attributes, examples, samples, words, counts, PROMOTED + SUPPRESSED
         ) as writer:
+            relatives = _relatives(kept_rows)
+            for layer in statistics:
+                layer.samples.thin_by_quantile(samples)
             writer.write_contexts(_referenced_rows(statistics, spool, model.d_vocab, context))
             for slot, layer in enumerate(tqdm(statistics, desc="writing index", unit=" layers")):
-                layer.pairs.settle()
-                layer.samples.sort_by_value()
-                token, value = output_tokens(model, parts[slot].W_dec, OUTPUTS)
+                for pairs in (layer.pairs, layer.before, layer.after):
+                    pairs.settle()
+                token, value = output_tokens(model, parts[slot].W_dec, PROMOTED, SUPPRESSED)
                 kept = {"examples": layer.examples, "samples": layer.samples}
                 writer.write_layer(
-                    slot, layer.moments, layer.pairs, kept, token.numpy(), value.numpy(), per_token
-                )
+                    slot, layer.moments, layer.pairs, kept, token.numpy(), value.numpy(), per_token,
+                    {"before": layer.before, "after": layer.after}, relatives[slot],
+                )  # fmt: skip
             write_bytes(out_path, writer.finish())
     return out_path
+
+
+def _relatives(kept: KeptRows) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Per layer the correlated features of the "same" and of the "next" layer."""
+    result = []
+    following = kept.matrix(0)
+    for slot in tqdm(range(len(kept.sizes)), desc="correlating", unit=" layers"):
+        here = following
+        found = {"same": correlated(here, here, same=True)}
+        if slot + 1 < len(kept.sizes):
+            following = kept.matrix(slot + 1)
+            found["next"] = correlated(here, following)
+        result.append(found)
+    return result
 
 
 @contextmanager
@@ -179,6 +219,8 @@ def _read_text(
     context: int,
     seed: int,
     spool: IO[bytes],
+    words: Words,
+    kept_rows: KeptRows,
 ) -> Int[np.ndarray, " d_vocab"]:
     """Fill the statistics; returns the occurrences of every token, BOS left out."""
     rng = np.random.default_rng(seed)
@@ -195,6 +237,8 @@ def _read_text(
             is_bos = ids == model.bos
             streams = residuals(model, torch.from_numpy(ids).long(), layers)
             suffix = suffix_hashes(ids, model.bos)
+            word = np.where(is_bos, -1, words.of_token[ids])
+            encoded = []
             for dictionary, stream, layer in zip(dictionaries, streams, statistics, strict=True):
                 values, features = (
                     array.reshape(*ids.shape, -1)
@@ -206,7 +250,9 @@ def _read_text(
                         f"The features of layer {dictionary.layer} are not finite in contexts "
                         f"{first_row} to {first_row + len(ids) - 1}."
                     )
-                layer.add(Chunk(ids, first_row, suffix, values, features), rng)
+                layer.add(Chunk(ids, first_row, suffix, values, features), word, rng)
+                encoded.append((values, features))
+            kept_rows.offer(first_row, ~is_bos, encoded)
             first_row += len(ids)
             new = np.bincount(ids[~is_bos], minlength=model.d_vocab)
             counts += new

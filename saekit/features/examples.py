@@ -149,12 +149,24 @@ class KeptExamples:
             table[to_old] = moved
             table[to_new] = windows if name == "window" else sources[name][from_chunk]
 
-    def sort_by_value(self) -> None:
-        """Strongest first, for tables that were scored by something else."""
-        order = np.argsort(np.where(np.isfinite(self.score), -self.value, np.inf), -1)
-        for name in ("score", "value", "row", "place", "suffix"):
-            setattr(self, name, np.take_along_axis(getattr(self, name), order, -1))
-        self.window = np.take_along_axis(self.window, order[..., None], 1)
+    def thin_by_quantile(self, per_feature: int) -> None:
+        """Keep one place from each of `per_feature` equal ranges of rank, strongest first.
+
+        For places that were drawn at random: these are quantile ranges of all activations, as far
+        as the drawn ones tell.
+        """
+        names = ("score", "value", "row", "place", "suffix", "window")
+        order = np.argsort(np.where(self.used, -self.value, np.inf), -1, kind="stable")
+        n_used = self.used.sum(-1)[:, None]
+        # the middle of each range; where there are no more places than ranges, all of them
+        middle = ((np.arange(per_feature) + 0.5) / per_feature * n_used).astype(np.int64)
+        slot = np.where(n_used > per_feature, middle, np.arange(per_feature))
+        order = np.take_along_axis(order, np.minimum(slot, self.per_feature - 1), -1)
+        for name in names:
+            column = getattr(self, name)
+            at = order[..., None] if name == "window" else order
+            setattr(self, name, np.take_along_axis(column, at, 1))
+        self.per_feature = per_feature
 
     @property
     def used(self) -> np.ndarray:

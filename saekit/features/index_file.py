@@ -11,6 +11,7 @@ import numpy as np
 
 from saekit.errors import FormatError, InputError, MismatchError
 from saekit.features.fingerprint import folder_fingerprint
+from saekit.features.lexicons import Words
 from saekit.features.vocabulary import Vocabulary
 from saekit.sae.manifest import MANIFEST, read_manifest
 
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from saekit.sae.storage import DictionarySet
 
 FORMAT = "saekit feature index"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INDEX = "index.h5"
 BEFORE, AFTER = 15, 8  # tokens of a window before and after the example
+NEIGHBOURS = 2  # previous and next words kept per feature
 MIN_SHARE = 0.1  # a feature is listed under a token from this P(active | token) on
 
 
@@ -33,6 +35,9 @@ class IndexFile:
         layers: the layers it covers, ascending; sizes: features of each; d_sae: the largest size.
         n_tokens: positions that were read, BOS excluded.
         n_examples, n_samples: places kept per feature.
+        n_promoted: promoted tokens per feature; those after them are suppressed.
+        dictionaries: fingerprint of each layer's dictionary.
+        classes: names of the token classes that features were compared with.
     """
 
     def __init__(self, path: Path, file: h5py.File):
@@ -53,9 +58,11 @@ class IndexFile:
             sizes = attributes.get("sizes", [self.d_sae] * len(self.layers))
             self.sizes = [int(size) for size in sizes]
             self.n_tokens = int(attributes["n_tokens"])
+            self.n_promoted = int(attributes["promoted"])
             self.prepend_bos = bool(attributes["prepend_bos"])
             self.bos = int(attributes["bos"])
-            self._dictionaries = [str(text) for text in attributes["dictionaries"]]
+            self.dictionaries = [str(text) for text in attributes["dictionaries"]]
+            self.classes = [str(name) for name in attributes["classes"]]
             self.n_examples = _places(file, "examples")
             self.n_samples = _places(file, "samples")
         except KeyError as error:
@@ -148,7 +155,7 @@ class IndexFile:
         self._compare(found, str(dictionaries.path))
 
     def _compare(self, found: Mapping[int, str | None], where: str) -> None:
-        for layer, own in zip(self.layers, self._dictionaries, strict=True):
+        for layer, own in zip(self.layers, self.dictionaries, strict=True):
             other = found.get(layer, "none")
             if other is not None and other != own:
                 raise MismatchError(
@@ -179,6 +186,16 @@ class IndexFile:
     def words(self) -> Vocabulary:
         """Texts to token ids."""
         return Vocabulary(self.vocabulary, self.model)
+
+    @cached_property
+    def words_of_text(self) -> Words:
+        """Token ids to words (see `saekit.features.lexicons`)."""
+        return Words(self.vocabulary)
+
+    @cached_property
+    def word_counts(self) -> np.ndarray:
+        """Occurrences of every word in the indexed text."""
+        return self.words_of_text.counts(self.token_counts)
 
     @cached_property
     def token_counts(self) -> np.ndarray:

@@ -86,7 +86,16 @@ def by_text(
                     activation=float(values[at]),
                     density=None if np.isnan(density[at]) else float(density[at]),
                     share_of_max=float(values[at] / maximum[at]) if maximum[at] > 0 else None,
+                    label=_label(index, dictionary.layer, int(features[at])),
                 )
             )
     hits.sort(key=lambda hit: (hit.position, hit.layer))  # stable: strength order stays
     return TextFeatures(text=text, tokens=tokens, layers=wanted, hits=hits)
+
+
+def _label(index: "FeatureIndex | None", layer: int, feature: int) -> str | None:
+    """Name and kind of a feature, if the index knows one."""
+    if index is None or index.names is None or layer not in index.layers:
+        return None
+    name = index.names.get(layer, feature)
+    return name.shown if name.kind else None

@@ -26,9 +26,10 @@ def output_logits(
 
 @torch.no_grad()
 def output_tokens(
-    model: LanguageModel, W_dec: Float[Tensor, "d_sae d_model"], top: int
-) -> tuple[Int[Tensor, "d_sae two_top"], Float[Tensor, "d_sae two_top"]]:
-    """The most promoted tokens (highest first), then the most suppressed (lowest first).
+    model: LanguageModel, W_dec: Float[Tensor, "d_sae d_model"], top: int, bottom: int | None = None
+) -> tuple[Int[Tensor, "d_sae top_and_bottom"], Float[Tensor, "d_sae top_and_bottom"]]:
+    """The `top` most promoted tokens (highest first), then the `bottom` (default: `top`) most
+    suppressed ones (lowest first).
 
     Returns:
         Token ids and values, both on the CPU.
@@ -36,7 +37,7 @@ def output_tokens(
     tokens, values = [], []
     for rows in W_dec.float().split(max(1, _ENTRIES // model.d_vocab)):
         logits = output_logits(model, rows)
-        highest, lowest = logits.topk(top), logits.topk(top, largest=False)
+        highest, lowest = logits.topk(top), logits.topk(bottom or top, largest=False)
         tokens.append(torch.cat([highest.indices, lowest.indices], -1).cpu())
         values.append(torch.cat([highest.values, lowest.values], -1).cpu())
     return torch.cat(tokens), torch.cat(values)

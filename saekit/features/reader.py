@@ -1,26 +1,34 @@
 """Questions to a feature index: by token, by feature, by text.  numpy and h5py only.
 
-Layout of `index.h5` (schema_version 1; L layers, F = d_sae features, V tokens, W = 24 tokens of a
+Layout of `index.h5` (schema_version 2; L layers, F = d_sae features, V tokens, W = 24 tokens of a
 window).  `share` datasets are float16 fractions of the feature's maximum, rounded to 0.4%.
 
     attributes       format, schema_version, saekit, model, fingerprint (of the model's weights),
                      dictionaries [L] (fingerprints, see `saekit.features.fingerprint`), layers [L],
                      d_sae, sizes [L] (features of each layer; rows beyond are zeros; without
-                     it all have d_sae), n_tokens (positions counted, BOS excluded), bos,
-                     prepend_bos
+                     it all have d_sae), classes (names of token classes), n_tokens (positions
+                     counted, BOS excluded), bos, prepend_bos, promoted
     vocabulary/      bytes uint8 (UTF-8 texts of all tokens, joined), offsets uint32 [V + 1],
                      counts uint32 [V] (occurrences in the indexed text)
     features/        count uint32 [L, F], mean float32 [L, F], maximum float32 [L, F],
                      histogram uint32 [L, F, 50], log2_range int16 [L, F] (bins are equal, from 0
                      to 2**log2_range), token [L, F, 6] with token_count, token_mean (share) and
                      token_max (share): current tokens by total activation, count 0 where unused,
-                     output_token [L, F, 20] and output_value float16 (rounded to 0.4%):
-                     promoted, then suppressed
+                     output_token [L, F, 15] and output_value float16 (rounded to 0.4%):
+                     promoted (as many as the attribute says), then suppressed; as 255ths of the
+                     total activation, each by a token that stands for its word
+                     (`saekit.features.lexicons`): word [L, F, 1] with
+                     word_share, before and after [L, F, 2] (words one position earlier and later)
+                     with before_share and after_share; class [L, F] (from 1, in the attribute
+                     classes; 0: none) with class_share; entropy [L, F] (of the words, normalised);
+                     same_layer and next_layer [L, F, 2] with same_correlation and
+                     next_correlation (255ths; 0 where unused)
     examples/        strongest places, strongest first:
                      row int32 [L, F, N] (in `contexts`, -1 where unused), place uint16 [L, F, N],
                      value (share) [L, F, N], window uint8 [L, F, N, W] (activations around the
                      place, 255ths of the maximum, rounded up)
-    samples/         the same for places drawn at random among the active ones
+    samples/         the same for places drawn at random among the active ones, one from each of
+                     as many quantile ranges
     contexts         token ids [rows, context], the text that examples point into
     tokens/          start int64 [V + 1]; entries start[t]:start[t + 1] belong to token t, by layer
                      and falling purity: layer uint8 (its place in `layers`), feature, count
@@ -28,11 +36,13 @@ window).  `share` datasets are float16 fractions of the feature's maximum, round
                      that fire on at least 10% of the token's positions and have at least 1% of
                      their total activation there, and in any case the 4 of the highest purity
 
+Names and their scores are beside it, in `names.h5` (`saekit.features.name_file`).
 Arrays are chunked by 128 features and compressed, so a feature or a token is read in milliseconds.
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -40,13 +50,17 @@ from jaxtyping import Float
 from saekit.coordinates import feature_name
 from saekit.errors import InputError
 from saekit.features.index_file import AFTER, BEFORE, MIN_SHARE, IndexFile
+from saekit.features.lexicons import CLASSES
+from saekit.features.name_file import NAMES, FeatureNames
 from saekit.features.records import (
     Example,
     FeatureRecord,
     OutputToken,
+    Relative,
     TextFeatures,
     TokenHit,
     TokenStatistic,
+    WordShare,
 )
 from saekit.features.token_search import RANKS as RANKS
 from saekit.features.token_search import search
@@ -145,10 +159,61 @@ class FeatureIndex(IndexFile):
             examples=self._examples("examples", at, maximum),
             samples=self._examples("samples", at, maximum),
             top_tokens=self._top_tokens(at, maximum),
-            output_top=output[: len(output) // 2],
-            output_bottom=output[len(output) // 2 :],
+            output_top=output[: self.n_promoted],
+            output_bottom=output[self.n_promoted :],
             label=label,
+            **self._words(at),
+            same_layer=self._relatives("same", at),
+            next_layer=self._relatives("next", at),
+            naming=self.names.get(layer, feature) if self.names else None,
         )
+
+    @cached_property
+    def names(self) -> FeatureNames | None:
+        """The names of the features, if they were made.
+
+        Raises:
+            FormatError: the file of names is broken.
+            MismatchError: it belongs to another index.
+        """
+        path = self.path.parent / NAMES
+        return FeatureNames.open(path, self) if path.is_file() else None
+
+    def _words(self, at: tuple[int, int]) -> dict[str, Any]:
+        """The word statistics of one feature."""
+
+        def lifted(text: str, share: float, occurrences: int) -> WordShare:
+            return WordShare(text, share, share * self.n_tokens / max(1, occurrences))
+
+        columns: dict[str, list[WordShare]] = {}
+        for name in ("word", "before", "after"):
+            tokens = self.read(f"features/{name}", *at).tolist()
+            shares = (self.read(f"features/{name}_share", *at) / 255).tolist()
+            numbers = self.words_of_text.of_token[tokens].tolist()
+            columns[name] = [
+                lifted(self.words_of_text.texts[n], share, int(self.word_counts[n]))
+                for n, share in zip(numbers, shares, strict=True)
+                if share > 0
+            ]
+        number, share = (int(self.read(f"features/{n}", *at)) for n in ("class", "class_share"))
+        name = self.classes[number - 1] if number else ""
+        known = name in CLASSES  # a class that a later version of saekit dropped is not
+        count = int(self.token_counts[self.words_of_text.members(name)].sum()) if known else 0
+        return {
+            **columns,
+            "word": columns["word"][0] if columns["word"] else None,
+            "token_class": lifted(name, share / 255, count) if number else None,
+            "entropy": int(self.read("features/entropy", *at)) / 255,
+        }
+
+    def _relatives(self, which: str, at: tuple[int, int]) -> list[Relative]:
+        layer = at[0] + (which == "next")
+        if layer == len(self.layers):
+            return []
+        features = self.read(f"features/{which}_layer", *at).tolist()
+        correlations = (self.read(f"features/{which}_correlation", *at) / 255).tolist()
+        pairs = zip(features, correlations, strict=True)
+        return [Relative(self.layers[layer], f, round(r, 3)) for f, r in pairs if r > 0]
 
     def top_example(self, layer: int, feature: int, token: int | None = None) -> Example | None:
         """The strongest stored example of a feature, where possible one on the token `token`.

@@ -107,6 +107,94 @@ class OutputToken:
 
 
 @dataclass(frozen=True)
+class WordShare:
+    """A word, or a class of tokens, and how much of a feature's total activation goes with it.
+
+    Attributes:
+        text: without spaces around it, in lower case.
+        share: of the activation.
+        lift: share / the word's share of the text.
+    """
+
+    text: str
+    share: float
+    lift: float
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A feature that is active together with another one.
+
+    Attributes:
+        correlation: Pearson, of the activations over positions, zeros included.
+    """
+
+    layer: int
+    feature: int
+    correlation: float
+
+    @property
+    def name(self) -> str:
+        """The feature as `8/12`."""
+        return feature_name(self.layer, self.feature)
+
+
+@dataclass(frozen=True)
+class NameScores:
+    """How well a name tells, on text it was not made from, where the feature is active.
+
+    See `saekit.features.scoring` for how each is measured.  None: not measured.
+
+    Attributes:
+        detection: balanced accuracy of "the feature is active in this passage".
+        fuzzing: balanced accuracy of "the feature is active on these tokens".
+        precision, recall, f1: of "is active at this position", over all positions.
+        auroc: of the activation as a sign of the name's predicate.
+        null_detection, null_fuzzing: the same for the name of another feature, about as frequent.
+        chosen_detection: detection on the text on which names are chosen.
+        rise: for output names, by how much the logit of the named tokens rises when the feature is
+            set to its 90th percentile.
+        rise_rank: share of 100 random features of the layer that raise it less.
+    """
+
+    detection: float | None = None
+    fuzzing: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    auroc: float | None = None
+    null_detection: float | None = None
+    null_fuzzing: float | None = None
+    chosen_detection: float | None = None
+    rise: float | None = None
+    rise_rank: float | None = None
+
+
+@dataclass(frozen=True)
+class FeatureName:
+    """What a feature was called, why, and how well that holds.
+
+    Attributes:
+        text: the name; `feature 8/12` where no rule holds.
+        kind: "input" (the token read), "class" (a class of tokens read), "output" (the next
+            token), "context" (words before), "text" (free text of a labeller), "" without a name.
+        rule: what held, in words, with its figures.
+        evidence: the figures of the rule.
+    """
+
+    text: str
+    kind: str
+    rule: str = ""
+    evidence: dict[str, float] = field(default_factory=dict)
+    scores: NameScores = field(default_factory=NameScores)
+
+    @property
+    def shown(self) -> str:
+        """Name and kind: `small (output)`."""
+        return f"{self.text} ({self.kind})" if self.kind else self.text
+
+
+@dataclass(frozen=True)
 class FeatureRecord:
     """Everything the index knows about one feature.
 
@@ -115,10 +203,17 @@ class FeatureRecord:
         mean: activation where active; max: the largest.
         histogram: active positions per bin; edges: of its bins, one more, from 0.
         examples: the strongest ones, from distinct contexts, strongest first.
-        samples: active positions drawn at random, from distinct contexts, strongest first.
+        samples: one position drawn at random from each of several quantile ranges of the
+            activation, from distinct contexts, strongest first.
         top_tokens: the current tokens with most activation in total.
         output_top, output_bottom: tokens its decoder direction promotes and suppresses most.
         label: a name given to it by somebody, if any.
+        word: the word (see `saekit.features.lexicons`) with most of its activation, None if dead.
+        before, after: the same for the words before and after the positions where it is active.
+        token_class: the class of tokens it is most about.
+        entropy: of its activation over words, over the log of their number; 0: one word.
+        same_layer, next_layer: the features it correlates with most.
+        naming: its name with scores, if names were made (`saekit names`).
     """
 
     layer: int
@@ -135,6 +230,14 @@ class FeatureRecord:
     output_top: list[OutputToken] = field(default_factory=list)
     output_bottom: list[OutputToken] = field(default_factory=list)
     label: str | None = None
+    word: WordShare | None = None
+    before: list[WordShare] = field(default_factory=list)
+    after: list[WordShare] = field(default_factory=list)
+    token_class: WordShare | None = None
+    entropy: float = 0.0
+    same_layer: list[Relative] = field(default_factory=list)
+    next_layer: list[Relative] = field(default_factory=list)
+    naming: FeatureName | None = None
 
     @property
     def name(self) -> str:
@@ -156,6 +259,7 @@ class TextHit:
         activation: the feature's value there.
         density, share_of_max: P(active) in the indexed text and activation / largest seen there;
             None without an index.
+        label: name and kind of the feature, if it has a name.
     """
 
     layer: int
@@ -165,6 +269,7 @@ class TextHit:
     activation: float
     density: float | None = None
     share_of_max: float | None = None
+    label: str | None = None
 
     @property
     def name(self) -> str:

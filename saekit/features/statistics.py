@@ -60,16 +60,17 @@ class Moments:
 class Pairs:
     """Which features fire on which tokens: count, total and largest per (token, feature) pair.
 
-    At most `PAIRS_PER_FEATURE` * d_sae pairs are kept; beyond, the pairs with the smallest counts
+    Tokens may be words instead (`saekit.features.lexicons`), of the current or another position.
+    At most `per_feature` * d_sae pairs are kept; beyond, the pairs with the smallest counts
     are forgotten, so that only rare pairs of very long texts can be undercounted.
 
     Attributes:
         key: token * d_sae + feature, ascending.
     """
 
-    def __init__(self, d_sae: int):
+    def __init__(self, d_sae: int, per_feature: int | None = None):
         self.d_sae = d_sae
-        self.limit = PAIRS_PER_FEATURE * d_sae
+        self.limit = (per_feature or PAIRS_PER_FEATURE) * d_sae
         self.key = np.zeros(0, np.int64)
         self.count = np.zeros(0, np.int32)
         self.total = np.zeros(0)
@@ -86,6 +87,14 @@ class Pairs:
         self._waiting.append((token.astype(np.int64) * self.d_sae + feature, value))
         if sum(len(key) for key, _ in self._waiting) >= _BUFFERED:
             self.settle()
+
+    def add_counted(self, token: Int[np.ndarray, " n"], pairs: "Pairs") -> None:
+        """Take over finished pairs, under other tokens."""
+        key = token.astype(np.int64) * self.d_sae + pairs.feature
+        order = np.argsort(key, kind="stable")
+        columns = (key, pairs.count, pairs.total, pairs.largest)
+        table = _reduced(*(column[order] for column in columns))
+        self.key, self.count, self.total, self.largest = table
 
     def settle(self) -> None:
         """Bring what was added into the table."""
@@ -127,6 +136,17 @@ def _reduced(
         np.add.reduceat(total, starts, dtype=np.float64),
         np.maximum.reduceat(largest, starts),
     )
+
+
+def normalised_entropy(
+    group: Int[np.ndarray, " n"], mass: Float[np.ndarray, " n"], groups: int
+) -> Float[np.ndarray, " groups"]:
+    """H / log(number of entries) of the masses in each group; 0 for one entry or none."""
+    total = np.bincount(group, mass, groups)
+    share = mass / np.where(total > 0, total, 1)[group]
+    entropy = np.bincount(group, -share * np.log(np.maximum(share, 1e-300)), groups)
+    entries = np.bincount(group, minlength=groups)
+    return np.where(entries > 1, entropy / np.log(np.maximum(entries, 2)), 0.0)
 
 
 def best_of_each(

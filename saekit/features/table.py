@@ -11,8 +11,17 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from saekit.coordinates import feature_name
 from saekit.features.reader import FeatureIndex
-from saekit.features.records import Example, FeatureRecord, TextFeatures, TokenHit
+from saekit.features.records import (
+    Example,
+    FeatureName,
+    FeatureRecord,
+    NameScores,
+    TextFeatures,
+    TextHit,
+    TokenHit,
+)
 from saekit.wording import number, percent
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -21,6 +30,10 @@ _ABOUT_HITS = (
     "token; fires: on how many of these tokens; peak: largest activation on them / anywhere; "
     "density: on how many of all tokens. The example is the strongest stored one on the token, "
     "else the strongest. More columns: --json."
+)
+_ABOUT_NAMED = (
+    "detection, fuzzing: balanced accuracy of the name on held-out text; null: of the name of "
+    "another feature; F1, AUROC: over all positions."
 )
 _SNIPPET = (2, 8)  # tokens before and after the firing one
 _ALWAYS_SHOWN = ("match", "purity", "density")
@@ -76,10 +89,13 @@ def hits_table(index: FeatureIndex, hits: Sequence[TokenHit], rank: str = "match
         caption_justify="left",
     )  # fmt: skip
     extra = [] if rank in _ALWAYS_SHOWN else [rank]
+    factors = () if index.names else ("fires", "peak")  # a name says more than two of the factors
     table.add_column("feature", no_wrap=True)
     table.add_column("token", no_wrap=True)
-    for name in ("match", "purity", "fires", "peak", *extra, "density"):
+    for name in ("match", "purity", *factors, *extra, "density"):
         table.add_column(name, justify="right", no_wrap=True)
+    if index.names:
+        table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=18)
     table.add_column("example", no_wrap=True, overflow="ellipsis", ratio=1)
     for hit in hits:
         example = index.top_example(hit.layer, hit.feature, hit.token_id)
@@ -88,13 +104,18 @@ def hits_table(index: FeatureIndex, hits: Sequence[TokenHit], rank: str = "match
             Text(quoted(hit.token)),
             number(hit.match),
             percent(hit.purity),
-            percent(hit.share),
-            percent(hit.peak),
+            *((percent(hit.share), percent(hit.peak)) if factors else ()),
             *(number(getattr(hit, name)) for name in extra),
             f"{hit.density:.2%}",
+            *([_short(index.names.get(hit.layer, hit.feature))] if index.names else []),
             marked(example, _SNIPPET) if example else "",
         )
     return table
+
+
+def _short(name: FeatureName) -> Text:
+    """A name for a narrow column; "-" without one."""
+    return Text(name.shown if name.kind else "-")
 
 
 def _tokens_line(pairs: Sequence[tuple[str, float]]) -> Text:
@@ -103,7 +124,8 @@ def _tokens_line(pairs: Sequence[tuple[str, float]]) -> Text:
 
 def record_table(record: FeatureRecord) -> Group:
     """The page of one feature."""
-    title = f"feature {record.name}" + (f"  {record.label}" if record.label else "")
+    shown = record.label or (record.naming.shown if record.naming and record.naming.kind else "")
+    title = f"feature {record.name}" + (f"  {shown}" if shown else "")
     if not record.count:
         return Group(Text(title, style="bold"), "It is never active in the indexed text.")
     tokens = Table(box=None, pad_edge=False, title="fires on", title_justify="left")
@@ -119,17 +141,72 @@ def record_table(record: FeatureRecord) -> Group:
         f"active on {record.density:.3%} of positions ({record.count}), "
         f"mean {number(record.mean)}, max {number(record.max)}",
         Text(f"0 {histogram_bars(record)} {number(record.max)}  (log counts)"),
+        *name_lines(record.naming),
         tokens,
+        *_around(record),
         Text("promotes", style="italic"),
         _tokens_line([(item.token, item.value) for item in record.output_top]),
         Text("suppresses", style="italic"),
         _tokens_line([(item.token, item.value) for item in record.output_bottom]),
     ]
-    for name, examples in (("strongest", record.examples), ("at random", record.samples)):
+    by_range = "one from each range of strength"
+    for name, examples in (("strongest", record.examples), (by_range, record.samples)):
         if examples:
             lines.append(Text(name, style="italic"))
             lines += [Text(f"{number(e.value):>7}  ").append(marked(e)) for e in examples]
     return Group(*lines)
+
+
+def name_lines(naming: FeatureName | None) -> list[Text]:
+    """Why a feature has its name, and how well the name does beside another one."""
+    if naming is None:
+        return []
+    if not naming.kind:
+        return [Text(f"no name: {naming.rule}")]
+    lines = [Text(f"name: {naming.shown}: {naming.rule}")]
+    s = naming.scores
+    if s.detection is None:
+        lines.append(Text("  too rare in the text that names are scored on"))
+    else:
+        lines.append(
+            Text(
+                f"  balanced accuracy of detection {number(s.detection)} (another feature's name "
+                f"{number(s.null_detection)}), of fuzzing {number(s.fuzzing)} "
+                f"({number(s.null_fuzzing)})"
+            )
+        )
+    if s.f1 is not None:
+        lines.append(
+            Text(
+                f"  at every position: precision {number(s.precision)}, recall {number(s.recall)}, "
+                f"F1 {number(s.f1)}, AUROC {number(s.auroc)}"
+            )
+        )
+    if s.rise is not None:
+        lines.append(
+            Text(
+                f"  set to its 90th percentile it changes the logit of the name by {s.rise:+.2f}, "
+                f"more than {percent(s.rise_rank)} of 100 random features do"
+            )
+        )
+    return lines
+
+
+def _around(record: FeatureRecord) -> list[Text]:
+    """Words before and after, the class, and features that are active together with it."""
+    lines = []
+    for title, words in (("before it", record.before), ("after it", record.after)):
+        if words:
+            shown = "  ".join(f"{quoted(word.text)} {percent(word.share)}" for word in words)
+            lines.append(Text(f"{title}: {shown}"))
+    if record.token_class:
+        c = record.token_class
+        lines.append(Text(f"class: {percent(c.share)} {c.text} (lift {number(c.lift)})"))
+    for title, others in (("same", record.same_layer), ("next", record.next_layer)):
+        if others:
+            shown = "  ".join(f"{other.name} {other.correlation:.2f}" for other in others)
+            lines.append(Text(f"correlated, {title} layer: {shown}"))
+    return lines
 
 
 def live_table(found: TextFeatures) -> Table:
@@ -145,9 +222,14 @@ def live_table(found: TextFeatures) -> Table:
                 str(position) if row == 0 else "",
                 Text(quoted(token)) if row == 0 else "",
                 str(layer),
-                "  ".join(f"{hit.name} ({number(hit.activation)})" for hit in hits) or "-",
+                "  ".join(_live(hit) for hit in hits) or "-",
             )
     return table
+
+
+def _live(hit: TextHit) -> str:
+    called = f" {hit.label}" if hit.label else ""
+    return f"{hit.name}{called} ({number(hit.activation)})"
 
 
 def hits_json(hits: Sequence[TokenHit]) -> dict[str, Any]:
@@ -158,6 +240,56 @@ def hits_json(hits: Sequence[TokenHit]) -> dict[str, Any]:
             for hit in hits
         ]
     }
+
+
+def named_json(index: FeatureIndex, features: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Features with their names for programs."""
+    rows = []
+    for layer, feature in features:
+        name = index.names.get(layer, feature) if index.names else None
+        density = float(index.densities(layer)[feature])
+        row = {"name": feature_name(layer, feature), "layer": layer, "feature": feature}
+        rows.append(row | {"density": density, "naming": asdict(name) if name else None})
+    return {"features": rows}
+
+
+def named_table(index: FeatureIndex, features: Sequence[tuple[int, int]]) -> Table | str:
+    """Features with their names and scores, one per row."""
+    if not features:
+        return "No feature has this name."
+    table = Table(box=None, pad_edge=False, padding=(0, 1), caption=_ABOUT_NAMED)
+    table.caption_justify = "left"
+    for name in ("feature", "name"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for name in ("detection", "null", "fuzzing", "F1", "AUROC", "density"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for layer, feature in features:
+        name = index.names.get(layer, feature) if index.names else None
+        scores = name.scores if name else NameScores()
+        measured = (
+            scores.detection, scores.null_detection, scores.fuzzing, scores.f1, scores.auroc,
+        )  # fmt: skip
+        table.add_row(
+            feature_name(layer, feature),
+            _short(name) if name else "-",
+            *map(number, measured),
+            f"{index.densities(layer)[feature]:.2%}",
+        )
+    return table
+
+
+def named_csv(index: FeatureIndex, features: Sequence[tuple[int, int]]) -> str:
+    """Features with their names and scores as CSV, with a header line."""
+    rows = named_json(index, features)["features"]
+    scores = [field.name for field in fields(NameScores)]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["name", "text", "kind", "density", *scores])
+    for row in rows:
+        name = row["naming"] or {"text": "", "kind": "", "scores": {}}
+        values = [name["scores"].get(score) for score in scores]
+        writer.writerow([row["name"], name["text"], name["kind"], row["density"], *values])
+    return out.getvalue()
 
 
 def record_json(record: FeatureRecord) -> dict[str, Any]:
@@ -174,6 +306,16 @@ def live_json(found: TextFeatures) -> dict[str, Any]:
     """The features of a text for programs."""
     hits = [{"name": hit.name, **asdict(hit)} for hit in found.hits]
     return {**asdict(found), "hits": hits}
+
+
+def live_csv(found: TextFeatures) -> str:
+    """The features of a text as CSV, with a header line."""
+    names = ["name", *(field.name for field in fields(TextHit))]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([getattr(hit, name) for name in names] for hit in found.hits)
+    return out.getvalue()
 
 
 def hits_csv(hits: Sequence[TokenHit]) -> str:

@@ -1,5 +1,6 @@
 """Writes `index.h5`, one layer at a time (layout: see `saekit.features.reader`)."""
 
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -8,13 +9,16 @@ import numpy as np
 
 from saekit import __version__
 from saekit.features.examples import WINDOW, KeptExamples
-from saekit.features.index_file import FORMAT, MIN_SHARE, SCHEMA_VERSION
-from saekit.features.statistics import BINS, Moments, Pairs, best_of_each
+from saekit.features.index_file import FORMAT, MIN_SHARE, NEIGHBOURS, SCHEMA_VERSION
+from saekit.features.lexicons import Words
+from saekit.features.relatives import RELATIVES
+from saekit.features.statistics import BINS, Moments, Pairs, best_of_each, normalised_entropy
 
 TOKENS = 6  # current tokens kept per feature
 MIN_COUNT = 2  # activations of a feature on a token below which it is not listed there
 MIN_PURITY = 0.01  # of a feature's total activation, below which only the `ALWAYS` best are listed
 ALWAYS = 4
+CLASS_SHARE = 0.8  # from here on a feature is one of a class: the most special class is stored
 _CHUNK = 128  # features per HDF5 chunk
 _ENTRIES = 4096  # entries of the token table per HDF5 chunk
 
@@ -35,13 +39,18 @@ def shares(values: np.ndarray, maximum: np.ndarray) -> np.ndarray:
     return shortened(values / np.where(maximum > 0, maximum, 1))
 
 
+def bytes_of(share: np.ndarray) -> np.ndarray:
+    """A share in [0, 1] as 255ths."""
+    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+
+
 class IndexWriter:
     """Collects finished layers into one HDF5 file in memory: HDF5 crashes on a full disk.
 
     Args:
         attributes: everything of the layout's attributes except format and versions.
         n_examples, n_samples: places per feature.
-        vocabulary: texts of all tokens.
+        words: of the vocabulary.
         token_counts: occurrences of all tokens in the text.
         outputs: promoted and suppressed tokens per feature, together.
     """
@@ -51,12 +60,13 @@ class IndexWriter:
         attributes: dict[str, Any],
         n_examples: int,
         n_samples: int,
-        vocabulary: list[str],
+        words: Words,
         token_counts: np.ndarray,
         outputs: int,
     ):
         self.n_layers, self.d_sae = len(attributes["layers"]), attributes["d_sae"]
         self.token_counts, self.n_tokens = token_counts, attributes["n_tokens"]
+        self.words, vocabulary = words, words.vocabulary
         self._token_type = smallest_type(len(vocabulary))
         self._feature_type = smallest_type(self.d_sae)
         self._entries: list[tuple[np.ndarray, ...]] = []
@@ -65,7 +75,9 @@ class IndexWriter:
             "index", "w", driver="core", backing_store=False, libver=("v110", "v110")
         )
         versions = {"schema_version": SCHEMA_VERSION, "saekit": __version__}
-        self._file.attrs.update({"format": FORMAT, **versions, **attributes})
+        self._file.attrs.update(
+            {"format": FORMAT, "classes": [*words.classes], **versions, **attributes}
+        )
         texts = [text.encode() for text in vocabulary]
         offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts])])
         self._store("vocabulary/bytes", np.frombuffer(b"".join(texts), np.uint8))
@@ -83,6 +95,19 @@ class IndexWriter:
             ("features/token_max", (TOKENS,), np.float16),
             ("features/output_token", (outputs,), self._token_type),
             ("features/output_value", (outputs,), np.float16),
+            ("features/word", (1,), self._token_type),
+            ("features/word_share", (1,), np.uint8),
+            ("features/before", (NEIGHBOURS,), self._token_type),
+            ("features/before_share", (NEIGHBOURS,), np.uint8),
+            ("features/after", (NEIGHBOURS,), self._token_type),
+            ("features/after_share", (NEIGHBOURS,), np.uint8),
+            ("features/entropy", (), np.uint8),
+            ("features/class", (), np.uint8),
+            ("features/class_share", (), np.uint8),
+            ("features/same_layer", (RELATIVES,), self._feature_type),
+            ("features/same_correlation", (RELATIVES,), np.uint8),
+            ("features/next_layer", (RELATIVES,), self._feature_type),
+            ("features/next_correlation", (RELATIVES,), np.uint8),
         ):
             self._create(name, tail, dtype)
         for group, places in (("examples", n_examples), ("samples", n_samples)):
@@ -118,8 +143,16 @@ class IndexWriter:
         output_token: np.ndarray,
         output_value: np.ndarray,
         per_token: int,
+        neighbours: dict[str, Pairs],
+        relatives: dict[str, tuple[np.ndarray, np.ndarray]],
     ) -> None:
-        """Store one layer; `kept` holds "examples" and "samples"."""
+        """Store one layer.
+
+        Args:
+            kept: "examples" and "samples".
+            neighbours: words "before" and "after" the positions where a feature is active.
+            relatives: correlated features of the "same" and the "next" layer, the last one's are 0.
+        """
         maximum = moments.largest
         columns = {
             "count": moments.count,
@@ -130,7 +163,11 @@ class IndexWriter:
             "output_token": output_token,
             "output_value": shortened(output_value),
             **self._feature_tokens(pairs, maximum),
+            **self._feature_words(pairs, moments, neighbours),
         }
+        for name, (feature, correlation) in relatives.items():
+            columns[f"{name}_layer"] = feature
+            columns[f"{name}_correlation"] = bytes_of(correlation)
         for name, column in columns.items():
             self._set(f"features/{name}", slot, column)
         for group, table in kept.items():
@@ -165,6 +202,56 @@ class IndexWriter:
             result[name] = np.zeros((self.d_sae, TOKENS), column.dtype)
             result[name][feature, rank] = column
         return result
+
+    def _feature_words(
+        self, pairs: Pairs, moments: Moments, neighbours: dict[str, Pairs]
+    ) -> dict[str, np.ndarray]:
+        """Current, previous and next words by their share of a feature's activation; its class."""
+        d_sae = len(moments.count)
+        total = np.where(moments.total > 0, moments.total, 1)
+        of_word = Pairs(d_sae)
+        of_word.add_counted(self.words.of_token[pairs.token], pairs)
+        columns = {}
+        for name, table, limit in (
+            ("word", of_word, 1),
+            ("before", neighbours["before"], NEIGHBOURS),
+            ("after", neighbours["after"], NEIGHBOURS),
+        ):
+            chosen, rank = best_of_each(table.feature, table.total, limit)
+            at = (table.feature[chosen], rank)
+            columns[name] = np.zeros((d_sae, limit), np.int64)
+            columns[name][at] = self._representatives[table.token[chosen]]
+            share = np.zeros((d_sae, limit))
+            share[at] = table.total[chosen] / total[table.feature[chosen]]
+            columns[f"{name}_share"] = bytes_of(share)
+        columns["entropy"] = bytes_of(normalised_entropy(of_word.feature, of_word.total, d_sae))
+        columns["class"], share = self._class(pairs, total)
+        columns["class_share"] = bytes_of(share)
+        return columns
+
+    @cached_property
+    def _representatives(self) -> np.ndarray:
+        """The most frequent token of every word."""
+        order = np.argsort(self.token_counts, kind="stable")
+        result = np.zeros(len(self.words.texts), np.int64)
+        result[self.words.of_token[order]] = order  # the last assignment stays
+        return result
+
+    def _class(self, pairs: Pairs, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the class (from 1; 0 for none) and its share of each feature's activation."""
+        members = np.zeros((len(self.words.classes), len(self.token_counts)))
+        for number, ids in enumerate(self.words.classes.values()):
+            members[number, ids] = 1
+        frequency = members @ self.token_counts / max(1, self.n_tokens)
+        feature, token = pairs.feature, pairs.token
+        share = np.stack(
+            [np.bincount(feature, pairs.total * row[token], len(total)) / total for row in members]
+        )
+        lift = share / np.maximum(frequency, 1e-9)[:, None]
+        best = np.where(share >= CLASS_SHARE, 1 + lift, 0).argmax(0)
+        best = np.where(share.max(0) >= CLASS_SHARE, best, share.argmax(0))
+        value = np.take_along_axis(share, best[None], 0)[0]
+        return np.where(value > 0, best + 1, 0), value
 
     def _token_features(
         self, slot: int, pairs: Pairs, moments: Moments, per_token: int

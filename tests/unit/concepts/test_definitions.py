@@ -4,13 +4,11 @@ from saekit.concepts.definitions import (
     BUILT_IN,
     Definition,
     forms,
-    is_bracket,
-    is_digits,
-    is_punctuation,
     read_definitions,
     resolve,
 )
 from saekit.errors import InputError
+from saekit.features.lexicons import is_bracket, is_digits, is_punctuation
 
 VOCABULARY = [" large", "large", "Large", "larger", '"', ' "', '".', "(", " ])", ".", " opposite",
               "small", " small", "“", "a)", "7)", "’", "", " "]  # fmt: skip

@@ -158,7 +158,7 @@ def test_output_tokens_in_the_index(index, plain_model, dictionaries):
     record = index.feature(3, 69)
     tokens, values = output_tokens(plain_model, dictionaries[3].W_dec, 10)
     assert [item.token_id for item in record.output_top] == tokens[69, :10].tolist()
-    assert [item.token_id for item in record.output_bottom] == tokens[69, 10:].tolist()
+    assert [item.token_id for item in record.output_bottom] == tokens[69, 10:15].tolist()
     assert_allclose([item.value for item in record.output_top], values[69, :10], rtol=5e-3)
 
 

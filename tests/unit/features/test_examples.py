@@ -78,13 +78,18 @@ def test_a_repeated_text_gives_one_example():
     assert (kept.value[0, 0], kept.row[0, 0]) == (3.0, 4)
 
 
-def test_samples_keep_the_score_and_are_shown_by_value():
-    ids = np.arange(1, 9).reshape(4, 2)
-    dense = np.zeros((4, 2, 1))
-    dense[:, 0, 0] = [1, 2, 3, 4]
-    kept = KeptExamples(1, 3)
-    kept.offer(chunk_of(ids, dense), np.array([0.9, 0.1, 0.8, 0.7], np.float32))
-    kept.sort_by_value()
-    assert_array_equal(kept.value, [[4, 3, 1]])
-    assert_array_equal(kept.row, [[3, 2, 0]])
+def test_samples_come_from_equal_ranges_of_rank():
+    # mutation tried: the first of each range instead of its middle keeps 8 and 4
+    ids = np.arange(1, 17).reshape(8, 2)
+    dense = np.zeros((8, 2, 2))
+    dense[:, 0, 0] = [1, 2, 3, 4, 5, 6, 7, 8]
+    dense[:2, 0, 1] = [2, 9]
+    kept = KeptExamples(2, 8)
+    kept.offer(chunk_of(ids, dense), np.linspace(0.9, 0.1, 10, dtype=np.float32))
+    kept.thin_by_quantile(2)
+    assert_array_equal(kept.value, [[6, 2], [9, 2]])  # of 8 7 6 5 | 4 3 2 1 the third; all of two
+    assert_array_equal(kept.row, [[5, 1], [1, 0]])
     assert_allclose(kept.window[..., BEFORE], kept.value)
+    empty = KeptExamples(1, 4)
+    empty.thin_by_quantile(2)
+    assert_array_equal(empty.used, [[False, False]])

@@ -119,7 +119,7 @@ def test_missing_and_broken_files(copied):
 def test_files_of_other_kinds(copied):
     with h5py.File(copied, "r+") as file:
         file.attrs["schema_version"] = 99
-    with pytest.raises(FormatError, match="schema_version 99; .* version 1"):
+    with pytest.raises(FormatError, match="schema_version 99; .* version 2"):
         FeatureIndex.open(copied)
     with h5py.File(copied, "r+") as file:
         file.attrs["format"] = "weather"

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from saekit.concepts.automatic import automatic_concepts, automatic_sentence, automatic_table
+from saekit.concepts.catalogue import Catalogue
+from saekit.features.name_file import NAMES, FeatureNames, LayerNames, write_names
+
+
+class Index:
+    """What a file of names must know of its index."""
+
+    model, fingerprint, dictionaries = "m", "f", ["a", "b", "c"]
+    layers, sizes, d_sae = [0, 2, 3], [4, 4, 4], 4
+
+
+@pytest.fixture
+def names(tmp_path):
+    layers = [LayerNames.empty(4) for _ in range(3)]
+
+    def give(slot, feature, text, chosen, reported, null=0.5):
+        layers[slot].set(feature, text, "input", "current word", 1.0, 20.0)
+        for name, value in (
+            ("chosen_detection", chosen), ("detection", reported), ("null_detection", null),
+            ("f1", 0.9), ("auroc", 1.0), ("fuzzing", 0.9),
+        ):  # fmt: skip
+            layers[slot].scores[name][feature] = value
+
+    give(0, 0, "large", 0.95, 0.85)
+    give(1, 1, "large", 0.99, 0.98)
+    give(2, 2, "large", 0.80, 1.00)  # good on the other part only: not chosen
+    give(1, 3, "and", 0.92, 0.91, null=0.4)
+    give(0, 3, "or", 0.95, np.nan)  # too rare there
+    write_names(tmp_path / NAMES, Index, layers, labeller="rules", text="", n_tokens=1, summary={})
+    return FeatureNames.open(tmp_path / NAMES, Index)
+
+
+CHAINS = [[(0, 0), (2, 1), (3, 0)], [(2, 3), (3, 3)], [(0, 1), (2, 0)]]
+
+
+def test_features_of_one_reliable_name_are_one_concept(names):
+    # mutation tried: choosing by the reported score takes 3/2 and drops 0/0
+    large, and_ = automatic_concepts(names, CHAINS)
+    assert (large.name, large.kind, large.span) == ("large", "input", (0, 2))
+    assert (large.features, large.best) == (["2/1", "0/0"], "2/1")
+    assert (large.detection, large.null_detection) == (0.98, 0.5)
+    assert large.chains == [["0/0", "2/1", "3/0"]]
+    assert (and_.name, and_.chains) == ("and", [["2/3", "3/3"]])
+
+
+def test_the_table_and_its_sentence(names):
+    found = automatic_concepts(names)
+    shown = automatic_table(found, 1)
+    assert "large (input)" in shown and "and 1 more" in shown and "2/1" in shown
+    assert "2 automatic concepts" in automatic_sentence(found)
+    assert "mean 0.450" in automatic_sentence(found)  # of the nulls
+    assert "No feature" in automatic_table([])
+
+
+def test_the_catalogue_keeps_them(names, tmp_path):
+    found = automatic_concepts(names, CHAINS)
+    catalogue = Catalogue("m", "f", "set", "text", 10, [], {}, found)
+    catalogue.save(tmp_path / "concepts.json")
+    assert Catalogue.load(tmp_path / "concepts.json") == catalogue
+    older = {k: v for k, v in catalogue.to_dict().items() if k != "automatic"}
+    assert Catalogue.from_dict(older).automatic == []
