@@ -13,6 +13,8 @@ from saekit.bundled import SEED_PROMPT
 from saekit.concepts.catalogue import catalogue_table
 from saekit.concepts.finding import find_concepts
 from saekit.features.build import build_index
+from saekit.features.names import make_names
+from saekit.features.reader import FeatureIndex
 from saekit.files import ensure_writable, write_json
 from saekit.model.loading import load_model
 from saekit.report.export import write_report
@@ -22,6 +24,7 @@ from saekit.sae.config import TrainConfig
 from saekit.sae.evaluation import evaluate
 from saekit.sae.table import evaluation_table
 from saekit.sae.training import train
+from saekit.text.parts import INDEX, only_parts
 from saekit.text.sources import open_text
 
 DEMO_TOKENS = 400_000  # about two minutes on two cores
@@ -67,11 +70,20 @@ def run_demo(
     layers = evaluate(model, dictionaries, open_text(held_out=True), tokens=20_000)
     say(evaluation_table(layers))
     done("evaluate")
-    say("\n3. Index what every feature fires on")
-    build_index(model, dictionaries, open_text(held_out=True), out / "index.h5", tokens=100_000)
+    say("\n3. Index what every feature fires on, and name it")
+    text = only_parts(open_text(held_out=True), INDEX)
+    build_index(model, dictionaries, text, out / "index.h5", tokens=100_000)
+    make_names(
+        model, dictionaries, out / "index.h5", open_text(held_out=True), tokens=20_000,
+        text_name="generated, prose",
+    )  # fmt: skip
     done("index")
     say("\n4. Find the concepts and their layer spans")
-    catalogue = find_concepts(model, dictionaries, open_text(held_out=True), tokens=60_000)
+    with FeatureIndex.open(out) as index:
+        named = index.names
+    catalogue = find_concepts(
+        model, dictionaries, open_text(held_out=True), tokens=60_000, named=named
+    )
     catalogue.save(out / "concepts.json")
     say(catalogue_table(catalogue))
     done("concepts")

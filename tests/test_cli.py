@@ -35,6 +35,7 @@ def test_every_command_explains_itself(capsys):
         "train",
         "evaluate",
         "index",
+        "names",
         "query",
         "concepts",
         "trace",
@@ -62,6 +63,40 @@ def test_query_by_token_text_and_feature(line, capsys):
     assert json_of(capsys, ["query", str(line), "--text", "The opposite"])
     assert main(["query", str(line), "--token", "the"]) == 0
     assert " the" in capsys.readouterr().out
+
+
+def test_names_are_made_with_the_index_and_shown(line, capsys):
+    names = json_of(capsys, ["names", str(line), "--tokens", "6000"])
+    assert names["summary"]["features"] == 4 * 96
+    assert names["tokens"] >= 6000
+    assert main(["names", str(line), "--tokens", "6000"]) == 0
+    assert "detection (null)" in capsys.readouterr().out
+    with_name = next(
+        f for f in range(96)
+        if json_of(capsys, ["query", str(line), "--feature", f"0/{f}"])["naming"]["kind"]
+    )  # fmt: skip
+    record = json_of(capsys, ["query", str(line), "--feature", f"0/{with_name}"])
+    text = record["naming"]["text"]
+    found = json_of(capsys, ["query", str(line), "--concept", text])["features"]
+    assert f"0/{with_name}" in {row["name"] for row in found}
+    for what in (["--concept", text], ["--feature", f"0/{with_name}"], ["--token", " the"]):
+        assert main(["query", str(line), *what, "--csv"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("name,") and len(lines) > 1
+
+
+def test_automatic_concepts_are_listed(line, tmp_path, capsys):
+    shutil.copytree(line, tmp_path / "set")
+    folder = str(tmp_path / "set")
+    assert main(["concepts", folder, "--find", "--tokens", "6000"]) == 0
+    capsys.readouterr()
+    document = json.loads((tmp_path / "set" / "concepts.json").read_text())
+    if document["automatic"]:
+        listed = json_of(capsys, ["concepts", folder, "--all"])["automatic"]
+        assert listed == document["automatic"]
+    document["automatic"] = []
+    (tmp_path / "set" / "concepts.json").write_text(json.dumps(document))
+    assert "saekit names" in refused(capsys, "concepts", folder, "--all")
 
 
 def test_trace_and_report_show_the_same_numbers(line, capsys, tmp_path):
@@ -153,6 +188,14 @@ def refused(capsys, *arguments):
         (["trace", "{set}", PROMPT, "--target", "nowhere at all"], "nowhere at all"),
         (["query", "{set}", "--feature", "1/9999"], "9999"),
         (["query", "{set}", "--feature", "one"], "one"),
+        (["query", "{set}", "--concept", "no such"], "no such"),
+        (["query", "{set}", "--token", "the", "--csv", "--json"], "--csv"),
+        (["names", "{set}", "--features", "0/1"], "--labeller"),
+        (["names", "{set}", "--labeller", "http://x"], "--labeller-model"),
+        (
+            ["names", "{set}", "--labeller", "x", "--labeller-model", "m", "--features", "0/1"],
+            "http address",
+        ),
         (["query", "{set}", "--token", "zzzzqqq"], "zzzzqqq"),
         (["query", "{set}/nowhere", "--token", "large"], "nowhere"),
         (["evaluate", "{set}", "--text", "{set}/no_such_text"], "no_such_text"),

@@ -72,6 +72,15 @@ def _relatives(record: FeatureRecord) -> None:
 
 def _show(record: FeatureRecord) -> None:
     names = state.concept_names(record.layer, record.feature)
+    if record.naming and record.naming.kind:
+        scores = record.naming.scores
+        told = "not measured" if scores.detection is None else number(scores.detection)
+        null = "n/a" if scores.null_detection is None else number(scores.null_detection)
+        st.markdown(f"**{state.literal(plain(record.naming.shown))}**")
+        st.caption(
+            f"{state.literal(plain(record.naming.rule))}. Balanced accuracy of detection on "
+            f"held-out text: {told} (the name of another feature: {null})."
+        )
     if record.label or names:
         st.markdown(f"**{state.literal(plain(record.label or ', '.join(names)))}**")
     columns = st.columns(4)
@@ -87,7 +96,7 @@ def _show(record: FeatureRecord) -> None:
         st.altair_chart(histogram(record), width="stretch")
     _tokens(record)
     st.subheader("Examples")
-    strongest, sampled = st.tabs(["Strongest", "Drawn at random"])
+    strongest, sampled = st.tabs(["Strongest", "From each range of strength"])
     with strongest:
         _examples(record.examples, record)
     with sampled:

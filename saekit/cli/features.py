@@ -19,7 +19,6 @@ from saekit.cli.common import (
 )
 from saekit.coordinates import parse_feature
 from saekit.errors import InputError
-from saekit.features.name_file import KINDS
 
 if TYPE_CHECKING:
     from saekit.features.reader import FeatureIndex
@@ -92,6 +91,8 @@ def _names_document(index: Path, names: Path) -> dict[str, Any]:
 
 
 def _names_table(document: dict[str, Any]) -> str:
+    from saekit.features.name_file import KINDS
+
     summary = document["summary"]
     lines = [
         f"{document['names']}: {summary['named']:,} of {summary['features']:,} features have a "
@@ -310,7 +311,7 @@ def add(command: Command) -> None:
         "--all", action="store_true", help="instead, every name that is reliable on held-out text, "
         "with its features (needs saekit names, then --find)",
     )  # fmt: skip
-    sub.add_argument("--top", type=int, help="only so many of --all")
+    sub.add_argument("--top", type=int, help="only so many names of --all")
     sub.add_argument("--file", help="own definitions (TOML)")
     sub.add_argument("--find", action="store_true", help="search again even if already stored")
     sub.add_argument("--out", help="file to write (default DIR/concepts.json; with --file none)")

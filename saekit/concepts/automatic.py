@@ -1,15 +1,16 @@
-"""Concepts that nobody asked for: every reliable name with the features and chains that have it.
+"""Concepts that nobody asked for: chains and single features whose name is reliable.
 
 A feature is reliable if its name detects it with a balanced accuracy of at least 0.9 on the part of
 the text on which names are chosen; every score that is shown is of the other part
-(`saekit.features.scoring`).  Features of one name and kind are one concept.  A feature without a
-reliable name of its own joins if the features matched with it in other layers (a chain) are of one
-reliable name more than of any other, votes weighted by detection.  Torch-free.
+(`saekit.features.scoring`).  A chain (features matched between layers) with a reliable member is
+one concept, called by the vote of its reliable members, weighted by detection; a reliable feature
+on no chain is a concept of its own.  For people, concepts of one name and kind share a line.
+Torch-free.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,15 +23,14 @@ Place = tuple[int, int]
 
 @dataclass
 class AutomaticConcept:
-    """A name with everything that has it.
+    """A chain, or a single feature, with a reliable name.
 
     Attributes:
         name, kind: see `saekit.features.records.FeatureName`.
         span: first and last layer of its features.
-        features: reliable ones, written `8/1234`, best first (by the choosing part).
-        chains: matched features of neighbouring layers with at least one of `features`, in which
-            this name has the most votes.
-        best: the first of `features`; the scores are its own, on the reporting part.
+        features: the chain, written `8/1234`, by layer.
+        best: the member of that name with the highest detection on the choosing part; the scores
+            are its own, on the reporting part.
     """
 
     name: str
@@ -43,85 +43,74 @@ class AutomaticConcept:
     fuzzing: float | None
     f1: float | None
     auroc: float | None
-    chains: list[list[str]] = field(default_factory=list)
 
 
 def automatic_concepts(
     names: FeatureNames, chains: Sequence[Sequence[Place]] = ()
 ) -> list[AutomaticConcept]:
-    """All reliable names, the most reliable first.
+    """All chains and single features with a reliable name, the most reliable first.
 
     Args:
         names: of all features, with scores.
         chains: paths of (layer, feature), as `saekit.concepts.matching.chains` gives them.
     """
     chosen, reported = names.column("chosen_detection"), names.column("detection")
-    slot_of = {layer: slot for slot, layer in enumerate(names.layers)}
-    own: dict[Place, tuple[str, str]] = {}
     passed = (chosen >= GOOD) & ~np.isnan(reported) & (names.numbers > 0)
+    own: dict[Place, tuple[str, str]] = {}
+    weight: dict[Place, float] = {}
     for slot, feature in np.argwhere(passed).tolist():
-        kind = KINDS[names.kinds[slot, feature]]
-        own[names.layers[slot], feature] = (names.texts[names.numbers[slot, feature]], kind)
+        place = (names.layers[slot], feature)
+        own[place] = (names.texts[names.numbers[slot, feature]], KINDS[names.kinds[slot, feature]])
+        weight[place] = float(chosen[slot, feature])
 
-    groups: dict[tuple[str, str], list[Place]] = defaultdict(list)
-    for place, key in own.items():
-        groups[key].append(place)
-    paths: dict[tuple[str, str], list[list[str]]] = defaultdict(list)
-    for chain in chains:
-        winner = _vote(chain, own, {p: float(chosen[slot_of[p[0]], p[1]]) for p in chain})
-        if winner is not None:
-            paths[winner].append([feature_name(*place) for place in chain])
-
-    found = []
-    for key, places in groups.items():
-        places.sort(key=lambda place: (-chosen[slot_of[place[0]], place[1]], place))
-        best = places[0]
+    on_chains = {place for chain in chains for place in chain}
+    paths = [*chains, *([place] for place in own if place not in on_chains)]
+    found: list[tuple[float, AutomaticConcept]] = []
+    for path in paths:
+        members = [place for place in path if place in own]
+        if not members:
+            continue
+        votes: dict[tuple[str, str], float] = defaultdict(float)
+        for place in members:
+            votes[own[place]] += weight[place]
+        label = max(votes, key=lambda key: (votes[key], key))
+        best = max((p for p in members if own[p] == label), key=lambda p: (weight[p], p))
         scores = names.get(*best).scores
         assert scores.detection is not None
-        layers = [layer for layer, _ in places]
-        found.append(
-            AutomaticConcept(
-                *key, (min(layers), max(layers)), [feature_name(*place) for place in places],
-                feature_name(*best), scores.detection, scores.null_detection, scores.fuzzing,
-                scores.f1, scores.auroc, paths[key],
-            )
+        layers = [layer for layer, _ in path]
+        concept = AutomaticConcept(
+            *label, (min(layers), max(layers)), [feature_name(*place) for place in path],
+            feature_name(*best), scores.detection, scores.null_detection, scores.fuzzing,
+            scores.f1, scores.auroc,
         )  # fmt: skip
-    order = {c.best: chosen[slot_of[int(c.best.split("/")[0])], int(c.best.split("/")[1])]
-             for c in found}  # fmt: skip
-    return sorted(found, key=lambda c: (-order[c.best], -len(c.features), c.name, c.kind))
-
-
-def _vote(
-    chain: Sequence[Place], own: dict[Place, tuple[str, str]], weight: dict[Place, float]
-) -> tuple[str, str] | None:
-    """The name with the most weight on a chain; None if no member has a reliable one."""
-    votes: dict[tuple[str, str], float] = defaultdict(float)
-    for place in chain:
-        if place in own:
-            votes[own[place]] += weight[place]
-    return max(votes, key=lambda key: (votes[key], key)) if votes else None
+        found.append((weight[best], concept))
+    found.sort(key=lambda pair: (-pair[0], -len(pair[1].features), pair[1].name, pair[1].best))
+    return [concept for _, concept in found]
 
 
 def automatic_table(concepts: Sequence[AutomaticConcept], limit: int | None = None) -> str:
-    """For the terminal: one concept per line, and how many there are."""
+    """For the terminal: one name per line with its best concept, and how they do together."""
     if not concepts:
         return "No feature has a name that is reliable on held-out text."
+    of_name: dict[tuple[str, str], list[AutomaticConcept]] = defaultdict(list)
+    for concept in concepts:
+        of_name[concept.name, concept.kind].append(concept)
     lines = ["name (kind)                       layers  detection   null     F1  AUROC  features"]
-    for concept in concepts[:limit]:
-        shown = f"{concept.name} ({concept.kind})"
-        first, last = concept.span
+    for (name, kind), group in list(of_name.items())[:limit]:
+        best = group[0]
+        first, last = min(c.span[0] for c in group), max(c.span[1] for c in group)
         layers = f"{first}-{last}" if last > first else f"{first}"
         cells = [
             "  n/a" if value is None else f"{value:5.3f}"
-            for value in (concept.detection, concept.null_detection, concept.f1, concept.auroc)
+            for value in (best.detection, best.null_detection, best.f1, best.auroc)
         ]
-        more = f" and {len(concept.features) - 1} more" if len(concept.features) > 1 else ""
+        more = sum(len(c.features) for c in group) - 1
         lines.append(
-            f"{shown:32}  {layers:>6}      {cells[0]}  {cells[1]}  {cells[2]}  {cells[3]}  "
-            f"{concept.best}{more}"
+            f"{f'{name} ({kind})':32}  {layers:>6}      {cells[0]}  {cells[1]}  {cells[2]}  "
+            f"{cells[3]}  {best.best}{f' and {more} more' if more else ''}"
         )
-    if limit is not None and len(concepts) > limit:
-        lines.append(f"... and {len(concepts) - limit} more: --top, --json")
+    if limit is not None and len(of_name) > limit:
+        lines.append(f"... and {len(of_name) - limit} more names: --top, --json")
     return "\n".join([*lines, "", automatic_sentence(concepts)])
 
 
@@ -131,8 +120,10 @@ def automatic_sentence(concepts: Sequence[AutomaticConcept]) -> str:
     null = f"{sum(nulls) / len(nulls):.3f}" if nulls else "n/a"
     mean = sum(c.detection for c in concepts) / max(1, len(concepts))
     good = sum(c.detection >= GOOD for c in concepts)
+    different = len({(c.name, c.kind) for c in concepts})
     return (
-        f"{len(concepts)} automatic concepts: names that detect their feature with a balanced "
-        f"accuracy of at least {GOOD} on one part of held-out text.  On the other part {good} of "
-        f"them do, mean {mean:.3f}; names of other, equally frequent features: mean {null}."
+        f"{len(concepts)} automatic concepts (chains or single features) of {different} names: "
+        f"names that detect their feature with a balanced accuracy of at least {GOOD} on one part "
+        f"of held-out text.  On the other part {good} of the {len(concepts)} do, mean {mean:.3f}; "
+        f"with the names of other, equally frequent features the mean is {null}."
     )

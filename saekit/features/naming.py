@@ -145,7 +145,7 @@ def _contexts(
             continue
         before = [
             context_words(rows[r], p, index.bos, words)
-            for r, p in zip(its_rows[used], places[used], strict=True)
+            for r, p in zip(its_rows[used].tolist(), places[used].tolist(), strict=True)
         ]
         number, times = np.unique(np.concatenate(before), return_counts=True)
         share = times / len(before)

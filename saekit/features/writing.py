@@ -239,6 +239,8 @@ class IndexWriter:
 
     def _class(self, pairs: Pairs, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Number of the class (from 1; 0 for none) and its share of each feature's activation."""
+        if not self.words.classes:
+            return np.zeros(len(total), np.int64), np.zeros(len(total))
         members = np.zeros((len(self.words.classes), len(self.token_counts)))
         for number, ids in enumerate(self.words.classes.values()):
             members[number, ids] = 1

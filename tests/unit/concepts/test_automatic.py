@@ -34,25 +34,34 @@ def names(tmp_path):
     return FeatureNames.open(tmp_path / NAMES, Index)
 
 
-CHAINS = [[(0, 0), (2, 1), (3, 0)], [(2, 3), (3, 3)], [(0, 1), (2, 0)]]
+CHAINS = [[(0, 0), (2, 1), (3, 0)], [(0, 1), (2, 0)]]
 
 
-def test_features_of_one_reliable_name_are_one_concept(names):
-    # mutation tried: choosing by the reported score takes 3/2 and drops 0/0
+def test_chains_and_single_features_with_a_reliable_name(names):
+    # mutation tried: choosing by the reported score makes 3/2 a concept and drops 0/0
     large, and_ = automatic_concepts(names, CHAINS)
-    assert (large.name, large.kind, large.span) == ("large", "input", (0, 2))
-    assert (large.features, large.best) == (["2/1", "0/0"], "2/1")
+    assert (large.name, large.kind, large.span) == ("large", "input", (0, 3))
+    assert (large.features, large.best) == (["0/0", "2/1", "3/0"], "2/1")
     assert (large.detection, large.null_detection) == (0.98, 0.5)
-    assert large.chains == [["0/0", "2/1", "3/0"]]
-    assert (and_.name, and_.chains) == ("and", [["2/3", "3/3"]])
+    assert (and_.name, and_.features, and_.span) == ("and", ["2/3"], (2, 2))
+    assert [c.features for c in automatic_concepts(names)] == [["2/1"], ["0/0"], ["2/3"]]
+
+
+def test_a_chain_is_called_by_the_vote_of_its_members(names):
+    mixed = automatic_concepts(names, [[(0, 0), (2, 1)], [(2, 3), (3, 2)]])
+    assert [c.name for c in mixed] == ["large", "and"]  # 3/2 is not reliable and does not vote
+    one = automatic_concepts(names, [[(0, 0), (2, 1), (2, 3)]])[0]
+    assert one.name == "large"
 
 
 def test_the_table_and_its_sentence(names):
     found = automatic_concepts(names)
     shown = automatic_table(found, 1)
     assert "large (input)" in shown and "and 1 more" in shown and "2/1" in shown
-    assert "2 automatic concepts" in automatic_sentence(found)
-    assert "mean 0.450" in automatic_sentence(found)  # of the nulls
+    assert "1 more names" in shown
+    sentence = automatic_sentence(found)
+    assert "3 automatic concepts" in sentence and "of 2 names" in sentence
+    assert "2 of the 3 do" in sentence and "the mean is 0.467" in sentence  # of the nulls
     assert "No feature" in automatic_table([])
 
 
