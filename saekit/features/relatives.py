@@ -13,6 +13,7 @@ from saekit.features.statistics import best_of_each
 POSITIONS = 2**15  # kept: a feature of density 0.001 has 33 of them
 MIN_JOINT = 5  # positions at which both are active, below which a correlation is one coincidence
 RELATIVES = 2  # per feature in the same, and in the next layer
+MIN_CORRELATION = 0.1  # below, features are no relatives; most pairs are, and need no sorting
 _CANDIDATES = 8
 _BLOCK = 1024
 
@@ -103,7 +104,7 @@ def correlated(
 
     Returns:
         Features and Pearson correlations, highest first; correlation 0 where there is no other
-        with at least `MIN_JOINT` positions of joint activity.
+        with at least `MIN_CORRELATION` and `MIN_JOINT` positions of joint activity.
     """
     n_positions, d_sae = _shape(left)
     n = max(1, n_positions)
@@ -116,7 +117,7 @@ def correlated(
         product = (part.T @ right).tocoo()
         i, j = product.coords
         r = (product.data / n - mean_l[start + i] * mean_r[j]) / (dev_l[start + i] * dev_r[j])
-        keep = (r > 0) & ~(same & (start + i == j))
+        keep = (r >= MIN_CORRELATION) & ~(same & (start + i == j))
         i, j, r = i[keep], j[keep], r[keep]
         chosen, _ = best_of_each(i, r, _CANDIDATES)
         i, j, r = i[chosen], j[chosen], r[chosen]

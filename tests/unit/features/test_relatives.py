@@ -2,7 +2,7 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
-from saekit.features.relatives import MIN_JOINT, KeptRows, correlated
+from saekit.features.relatives import MIN_CORRELATION, MIN_JOINT, KeptRows, correlated
 
 
 def test_correlations_equal_numpys():
@@ -17,6 +17,7 @@ def test_correlations_equal_numpys():
     with np.errstate(invalid="ignore"):
         full = np.corrcoef(left.T, right.T)[:30, 30:]
     full[(left > 0).T.astype(int) @ (right > 0) < MIN_JOINT] = 0
+    full[full < MIN_CORRELATION] = 0
     best = np.argsort(-full, -1, kind="stable")[:, :2]
     expected = np.maximum(np.take_along_axis(full, best, -1), 0)
     assert_allclose(value, expected, atol=1e-9)
