@@ -15,6 +15,7 @@ import os
 import resource
 import statistics
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,7 @@ def mini(tokens: int) -> tuple[Any, Any, str, Any]:
     dictionaries = saekit.DictionarySet.load(folder)
     prompt = SEED_PROMPT
     if tokens > 8:
-        text = " ".join(
-            document for document, _ in zip(relational.documents(seed=5), range(99), strict=False)
-        )
+        text = " ".join(islice(relational.documents(seed=5), 99))
         prompt = model.tokenizer.decode(model.tokens(text)[:tokens])
     return model, dictionaries, prompt, Catalogue.load(folder / "concepts.json")
 
