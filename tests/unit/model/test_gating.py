@@ -1,6 +1,8 @@
 """Gated attention: the same in plain loops, `transformers`, the bulk pass and the exact one.
 
-Mutations tried by hand, each of which fails here: MUTATIONS
+Mutations tried by hand, each of which fails here: the gate left out; gated rows renormalised; the
+sign of the gate bias; the gate read before the score is scaled; the bulk pass left dense; the gates
+left out of the fingerprint.
 """
 
 import copy

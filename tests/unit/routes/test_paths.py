@@ -1,6 +1,9 @@
 """The frozen affine map, against autograd through a frozen network written out in plain equations.
 
-Mutations tried by hand, each of which fails here: MUTATIONS
+Mutations tried by hand, each of which fails here: ln_1's gamma in place of ln_2's; the pattern
+transposed; the value bias or b_out left out of the constant; sum of A taken as 1 (gated); the
+curvature node left out; the slope of gelu_new without its factor 3; scale1 in place of scale2 for a
+tangent; self-edges kept among the arrivals; the sign of b_dec.
 """
 
 import pytest

@@ -1,7 +1,10 @@
 """Planted circuits seen by every check of a trace: ablations, Shapley values, matches, gates.
 
-Mutations tried by hand, each of which fails here: MUTATIONS
+Mutations tried by hand, each of which fails here: gated rows renormalised; one LayerNorm scale for
+all positions; another key's edges removed; rows and columns of the pairs exchanged.
 """
+
+import math
 
 import pytest
 import torch
@@ -104,6 +107,9 @@ def test_the_planted_match_says_why(matching, known_features, named):
     (match,) = circuit.matches
     assert match.head == "L1-H2"
     assert match.against == [1, 2, 3, 4, 6, 7, 8]
+    # all other scores are 0, BOS among them: the softmax is known
+    odds = 8 * head.attention / (1 - head.attention)
+    assert match.contrast == pytest.approx(math.log(odds), rel=1e-4)
     best, *rest = match.pairs
     assert (best.query, best.key, best.key_name) == ("1/1", "1/0", "large")
     assert best.value == pytest.approx(match.contrast, rel=1e-4)

@@ -1,6 +1,10 @@
 """Ablation by zero, renormalised rows, means and counterfactual prompts; the direct path.
 
-Mutations tried by hand, each of which fails here: MUTATIONS
+Mutations tried by hand, each of which fails here: rows renormalised to 1 (gated); values moved at
+the edited weight or in all heads of a layer; the counterfactual's weights of another query; later
+blocks live on the direct path; the pattern transposed or the value bias dropped in `direct_edges`;
+BOS inside rows counted in the means; the value bias dropped from the means; means made without BOS
+accepted.
 """
 
 import pytest
@@ -8,6 +12,7 @@ import torch
 
 from saekit.errors import FormatError, InputError, MismatchError
 from saekit.model.forward import ExactGPT2
+from saekit.model.loading import LanguageModel
 from saekit.routes.ablation import EdgeDrops, drops, path_patched, removed
 from saekit.routes.attribution import components, direct_edges
 from saekit.routes.effects import effects
@@ -231,6 +236,9 @@ def test_means_file(means, model, tiny_model, gated_model, tmp_path):
     another = tiny_model if model is gated_model else gated_model
     with pytest.raises(MismatchError, match=f"{model.fingerprint}.*has {another.fingerprint}"):
         again.check(another)
+    without = LanguageModel(model.id, model.hf, model.tokenizer, prepend_bos=False)
+    with pytest.raises(MismatchError, match="made with prepend_bos=True, the model is read with"):
+        again.check(without)
     with pytest.raises(FormatError, match="cannot be read"):
         HeadMeans.load(tmp_path / "absent")
     path.write_bytes(path.read_bytes()[:100])

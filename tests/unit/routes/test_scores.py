@@ -1,6 +1,8 @@
 """QK attribution: exact on a random GPT-2, and a match planted between two features is found.
 
-Mutations tried by hand, each of which fails here: MUTATIONS
+Mutations tried by hand, each of which fails here: the score's scale dropped; LayerNorm's scale of
+another position; the stream not centred; W_K in place of W_Q; the biases dropped; the key itself
+among those it is contrasted with; the sign of the gate bias in the margin.
 """
 
 import pytest
