@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def _index(args: argparse.Namespace) -> None:
-    from saekit.features.build import build_index
+    from saekit.features.build import CHECKPOINT_TOKENS, build_index
     from saekit.features.names import make_names
     from saekit.text.parts import INDEX, only_parts
 
@@ -33,8 +33,9 @@ def _index(args: argparse.Namespace) -> None:
     out = Path(args.out) if args.out else dictionaries.path / "index.h5"
     text = only_parts(held_out_text(args), INDEX)
     build_index(
-        model, dictionaries, text, out, tokens=args.tokens, examples=args.examples, seed=args.seed
-    )
+        model, dictionaries, text, out, tokens=args.tokens, examples=args.examples, seed=args.seed,
+        checkpoint_tokens=CHECKPOINT_TOKENS, resume=args.resume,
+    )  # fmt: skip
     document: dict[str, Any] = {"index": str(out), "bytes": out.stat().st_size}
     lines = [f"{out}: {out.stat().st_size / 1e6:.1f} MB"]
     if args.names:
@@ -262,6 +263,10 @@ def add(command: Command) -> None:
     sub.add_argument(
         "--examples", type=int, default=10, help="strongest places kept per feature (default 10)"
     )
+    sub.add_argument(
+        "--resume", action="store_true", help="go on with a build that was stopped (it keeps what "
+        "is done after every 250,000 tokens)",
+    )  # fmt: skip
     sub.add_argument(
         "--no-names", dest="names", action="store_false", help="no names (see saekit names)"
     )

@@ -7,10 +7,9 @@ positions are read by the model and count nowhere.
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -21,12 +20,12 @@ from tqdm.auto import tqdm
 
 from saekit.activations import Text, context_rows, documents_of, residuals
 from saekit.errors import InputError, TrainingError
-from saekit.features.examples import Chunk, KeptExamples, suffix_hashes
+from saekit.features.examples import Chunk, suffix_hashes
 from saekit.features.lexicons import Words
 from saekit.features.live import dictionary_fingerprint
 from saekit.features.outputs import output_tokens
+from saekit.features.progress import LayerStatistics, Progress
 from saekit.features.relatives import KeptRows, correlated
-from saekit.features.statistics import Moments, Pairs
 from saekit.features.writing import IndexWriter, smallest_type
 from saekit.files import ensure_writable, write_bytes
 from saekit.model.loading import LanguageModel
@@ -35,47 +34,8 @@ from saekit.sae.storage import DictionarySet
 
 PROMOTED, SUPPRESSED = 10, 5  # tokens per feature
 _PASS_TOKENS = 4096
-_NEIGHBOUR_PAIRS = 64  # (neighbouring word, feature) pairs per feature: only the best are stored
-_DRAWN = 4  # places drawn at random for each that is kept, one per quantile range
+CHECKPOINT_TOKENS = 250_000
 _ENTRIES = 2**21  # preactivations computed at once: memory that the allocator uses again
-
-
-@dataclass
-class _LayerStatistics:
-    """Everything that is collected about one layer."""
-
-    moments: Moments
-    pairs: Pairs
-    before: Pairs
-    after: Pairs
-    examples: KeptExamples
-    samples: KeptExamples
-
-    @classmethod
-    def empty(cls, d_sae: int, examples: int, samples: int) -> Self:
-        return cls(
-            Moments(d_sae),
-            Pairs(d_sae),
-            Pairs(d_sae, _NEIGHBOUR_PAIRS),
-            Pairs(d_sae, _NEIGHBOUR_PAIRS),
-            KeptExamples(d_sae, examples),
-            KeptExamples(d_sae, samples * _DRAWN),
-        )
-
-    def add(self, chunk: Chunk, words: np.ndarray, rng: np.random.Generator) -> None:
-        """Count one chunk; `words` are its words, -1 at BOS."""
-        row, place, feature, value = chunk.active
-        if not len(value):
-            return
-        self.moments.add(feature, value)
-        self.pairs.add(chunk.ids[row, place], feature, value)
-        for table, step in ((self.before, -1), (self.after, 1)):
-            beside = place + step
-            word = words[row, np.clip(beside, 0, words.shape[1] - 1)]
-            real = (beside >= 0) & (beside < words.shape[1]) & (word >= 0)
-            table.add(word[real], feature[real], value[real])
-        self.examples.offer(chunk, value)
-        self.samples.offer(chunk, rng.random(len(value), dtype=np.float32))
 
 
 def _encode(
@@ -113,6 +73,8 @@ def build_index(
     samples: int = 3,
     per_token: int = 20,
     seed: int = 0,
+    checkpoint_tokens: int | None = None,
+    resume: bool = False,
 ) -> Path:
     """Build `index.h5` (read it with `saekit.FeatureIndex`).
 
@@ -128,13 +90,18 @@ def build_index(
         samples: places kept per feature, one from each of so many quantile ranges.
         per_token: features listed per token and layer.
         seed: of the samples.
+        checkpoint_tokens: keep what is done in `OUT.partial` after every so many tokens, so that a
+            stopped build can be taken up; None for never.
+        resume: go on from `OUT.partial`, if it is there, over the same text.
 
     Returns:
         `out_path`.
 
     Raises:
-        InputError: no text, impossible sizes, or a file that cannot be written.
-        MismatchError: the dictionaries belong to another model.
+        InputError: no text, impossible sizes, or a file that cannot be written; on `resume` a text
+            that is not the one read before.
+        MismatchError: the dictionaries belong to another model; `OUT.partial` is of another build.
+        FormatError: `OUT.partial` is broken.
         TrainingError: activations that are not finite.
     """
     out_path = Path(out_path)
@@ -148,12 +115,29 @@ def build_index(
     ensure_writable(out_path.parent)
 
     context = min(context, model.n_ctx)
-    statistics = [_LayerStatistics.empty(size, examples, samples) for size in sizes]
-    words, kept_rows = Words(model.vocabulary), KeptRows(sizes)
+    statistics = [LayerStatistics.empty(size, examples, samples) for size in sizes]
+    words = Words(model.vocabulary)
+    fingerprints = [dictionary_fingerprint(part) for part in parts]
+    partial = out_path.with_name(f"{out_path.name}.partial")
+    settings = {
+        "model": model.fingerprint, "set of dictionaries": fingerprints, "context": context,
+        "number of examples": [examples, samples], "seed": seed,
+    }  # fmt: skip
     with _spool(out_path) as spool:
-        counts = _read_text(
-            model, parts, statistics, documents, tokens, context, seed, spool, words, kept_rows
-        )
+        rng, counts = np.random.default_rng(seed), np.zeros(model.d_vocab, np.int64)
+        progress = Progress(statistics, KeptRows(sizes), counts, rng, spool)
+        if resume and partial.exists():
+            progress.load(partial, settings)
+        following = checkpoint_tokens or tokens
+        target = min(tokens, int(progress.counts.sum()) // following * following + following)
+        rows = _rows(model, documents, context, progress)
+        while True:
+            _read_text(model, parts, progress, rows, target, tokens, context, words)
+            if target >= tokens or progress.counts.sum() < target:
+                break
+            progress.save(partial, settings)
+            target = min(tokens, target + following)
+        counts, kept_rows = progress.counts, progress.kept_rows
         attributes: dict[str, Any] = {
             "model": model.id,
             "fingerprint": model.fingerprint,
@@ -164,7 +148,7 @@ def build_index(
             "sizes": sizes,
             "n_tokens": int(counts.sum()),
             "promoted": PROMOTED,
-            "dictionaries": [dictionary_fingerprint(part) for part in parts],
+            "dictionaries": fingerprints,
         }
         with IndexWriter(
             attributes, examples, samples, words, counts, PROMOTED + SUPPRESSED
@@ -183,7 +167,30 @@ def build_index(
                     {"before": layer.before, "after": layer.after}, relatives[slot],
                 )  # fmt: skip
             write_bytes(out_path, writer.finish())
+    partial.unlink(missing_ok=True)
     return out_path
+
+
+def _rows(
+    model: LanguageModel, documents: Text, context: int, progress: Progress
+) -> Iterator[np.ndarray]:
+    """Rows of text after those that were read before.
+
+    Raises:
+        InputError: the text begins otherwise.
+    """
+    rows = context_rows(model, documents_of(documents), context)
+    dtype = smallest_type(model.d_vocab)
+    progress.spool.seek(0)
+    for _ in range(progress.rows):
+        known = np.frombuffer(progress.spool.read(context * dtype.itemsize), dtype)
+        row = next(rows, None)
+        if row is None or not np.array_equal(row, known):
+            raise InputError(
+                "The text is not the one that the index to be continued was built from: give the "
+                "same text, or delete the .partial file to start over."
+            )
+    return rows
 
 
 def _relatives(kept: KeptRows) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
@@ -213,22 +220,22 @@ def _spool(out_path: Path) -> Iterator[IO[bytes]]:
 def _read_text(
     model: LanguageModel,
     dictionaries: Sequence[Dictionary],
-    statistics: Sequence[_LayerStatistics],
-    documents: Text,
+    progress: Progress,
+    rows: Iterator[np.ndarray],
+    target: int,
     tokens: int,
     context: int,
-    seed: int,
-    spool: IO[bytes],
     words: Words,
-    kept_rows: KeptRows,
-) -> Int[np.ndarray, " d_vocab"]:
-    """Fill the statistics; returns the occurrences of every token, BOS left out."""
-    rng = np.random.default_rng(seed)
-    counts = np.zeros(model.d_vocab, np.int64)
-    first_row = 0
+) -> None:
+    """Read on until `target` positions of `tokens` are counted, or the text ends."""
+    counts, first_row, spool = progress.counts, progress.rows, progress.spool
     layers = [dictionary.layer for dictionary in dictionaries]
-    rows = context_rows(model, documents_of(documents), context)
-    with tqdm(total=tokens, unit=" tokens", unit_scale=True, desc="indexing") as bar:
+    spool.seek(0, 2)
+    bar = tqdm(
+        total=tokens, initial=min(tokens, int(counts.sum())), unit=" tokens", unit_scale=True,
+        desc="indexing",
+    )  # fmt: skip
+    with bar:
         for ids in _chunks(rows, context):
             missing = tokens - int(counts.sum())
             positions = np.cumsum((ids != model.bos).sum(-1))
@@ -239,7 +246,9 @@ def _read_text(
             suffix = suffix_hashes(ids, model.bos)
             word = np.where(is_bos, -1, words.of_token[ids])
             encoded = []
-            for dictionary, stream, layer in zip(dictionaries, streams, statistics, strict=True):
+            for dictionary, stream, layer in zip(
+                dictionaries, streams, progress.layers, strict=True
+            ):
                 values, features = (
                     array.reshape(*ids.shape, -1)
                     for array in _encode(dictionary, stream.flatten(0, 1))
@@ -250,24 +259,23 @@ def _read_text(
                         f"The features of layer {dictionary.layer} are not finite in contexts "
                         f"{first_row} to {first_row + len(ids) - 1}."
                     )
-                layer.add(Chunk(ids, first_row, suffix, values, features), word, rng)
+                layer.add(Chunk(ids, first_row, suffix, values, features), word, progress.rng)
                 encoded.append((values, features))
-            kept_rows.offer(first_row, ~is_bos, encoded)
-            first_row += len(ids)
+            progress.kept_rows.offer(first_row, ~is_bos, encoded)
+            progress.rows = first_row = first_row + len(ids)
             new = np.bincount(ids[~is_bos], minlength=model.d_vocab)
             counts += new
             bar.update(min(int(new.sum()), missing))
-            if counts.sum() >= tokens:
+            if counts.sum() >= target:
                 break
     if not first_row:
         raise InputError(
             f"The text is shorter than one context of {context} tokens; give more text."
         )
-    return counts
 
 
 def _referenced_rows(
-    statistics: Sequence[_LayerStatistics], spool: IO[bytes], d_vocab: int, context: int
+    statistics: Sequence[LayerStatistics], spool: IO[bytes], d_vocab: int, context: int
 ) -> UInt[np.ndarray, "row context"]:
     """The rows of text that some example points to; the examples are renumbered to match."""
     tables = [table for layer in statistics for table in (layer.examples, layer.samples)]

@@ -57,6 +57,33 @@ class KeptRows:
                 column = getattr(self, name)
                 setattr(self, name, [column[i] for i in stay])
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything kept, as arrays (see `restore`)."""
+        state = {
+            "stride": np.array(self.stride),
+            "numbers": np.array(self.numbers, np.int64),
+            "lengths": np.array(self.lengths, np.int64),
+        }
+        for slot in range(len(self.sizes)):
+            for place, name in enumerate(("values", "features")):
+                arrays = [row[slot][place] for row in self.rows]
+                state[f"{slot}/{name}"] = np.concatenate([a.ravel() for a in arrays] or [()])
+                state[f"{slot}/width"] = np.array([a.shape[-1] for a in arrays], np.int64)
+        return state
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Inverse of `state`."""
+        self.stride = int(state["stride"])
+        self.numbers, self.lengths = state["numbers"].tolist(), state["lengths"].tolist()
+        self.rows = [[] for _ in self.numbers]
+        for slot in range(len(self.sizes)):
+            widths = state[f"{slot}/width"]
+            ends = np.cumsum(widths * state["lengths"])[:-1]
+            columns = [np.split(state[f"{slot}/{name}"], ends) for name in ("values", "features")]
+            for row, width, values, features in zip(self.rows, widths, *columns, strict=True):
+                shape = (-1, int(width))
+                row.append((values.reshape(shape), features.reshape(shape)))
+
     def matrix(self, slot: int) -> csr_array:
         """Activations of one layer, [position, feature]."""
         values = [row[slot][0].reshape(length, -1) for row, length in self._pairs()]

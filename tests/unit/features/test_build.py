@@ -9,11 +9,12 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from saekit.activations import context_rows, residuals
-from saekit.errors import InputError, MismatchError
+from saekit.errors import FormatError, InputError, MismatchError
 from saekit.features import build
 from saekit.features.build import build_index
 from saekit.features.outputs import output_tokens
 from saekit.features.reader import FeatureIndex
+from saekit.text import packing
 
 LARGE, SPACE_LARGE = 3, 5  # see conftest.py
 
@@ -205,6 +206,46 @@ def test_what_cannot_be_built(plain_model, dictionaries, tiny_model, make_set, t
         build_index(plain_model, dictionaries, ["a"], tmp_path / "file" / "index.h5")
     assert path.read_text() == "the old one"
     assert {entry.name for entry in tmp_path.iterdir()} == {"index.h5", "file"}
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_stopped_build_goes_on_to_the_same_index(
+    plain_model, dictionaries, documents, tmp_path, monkeypatch
+):
+    # mutations tried: without the generator's state the samples differ; without the kept rows the
+    # correlations do; a checkpoint that cuts its last chunk loses rows
+    monkeypatch.setattr(build, "_PASS_TOKENS", 200)
+    options = {"tokens": 2500, "context": 40, "checkpoint_tokens": 600}
+    whole, stopped = tmp_path / "whole.h5", tmp_path / "stopped.h5"
+    build_index(plain_model, dictionaries, documents, whole, **options)
+
+    def until_killed():
+        for number, document in enumerate(documents):
+            if number == 24:  # after at least one checkpoint
+                raise Killed
+            yield document
+
+    monkeypatch.setattr(packing, "_BATCH", 4)  # documents are read as they are needed
+    with pytest.raises(Killed):
+        build_index(plain_model, dictionaries, until_killed, stopped, **options)
+    partial = tmp_path / "stopped.h5.partial"
+    assert partial.exists() and not stopped.exists()
+    again = {**options, "resume": True}
+    with pytest.raises(InputError, match="give the same text"):
+        build_index(plain_model, dictionaries, documents[1:], stopped, **again)
+    with pytest.raises(MismatchError, match="another seed"):
+        build_index(plain_model, dictionaries, documents, stopped, seed=1, **again)
+    data = partial.read_bytes()
+    partial.write_bytes(data[:1000])
+    with pytest.raises(FormatError, match="delete it"):
+        build_index(plain_model, dictionaries, documents, stopped, **again)
+    partial.write_bytes(data)
+    build_index(plain_model, dictionaries, documents, stopped, **again)
+    assert stopped.read_bytes() == whole.read_bytes()
+    assert not partial.exists()
 
 
 @pytest.mark.parametrize("limit", [1000, 20_000])
