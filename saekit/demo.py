@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from saekit.bundled import SEED_PROMPT
-from saekit.concepts.catalogue import catalogue_table
 from saekit.concepts.finding import find_concepts
+from saekit.concepts.tables import catalogue_table
 from saekit.features.build import build_index
 from saekit.features.names import make_names
 from saekit.features.reader import FeatureIndex

@@ -39,6 +39,7 @@ TORCH_FREE = (
     "saekit.features.reader",
     "saekit.features.table",
     "saekit.concepts.catalogue",
+    "saekit.concepts.tables",
     "saekit.routes.circuit",
     "saekit.routes.graph_form",
     "saekit.routes.outcomes",

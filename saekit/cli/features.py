@@ -23,6 +23,9 @@ from saekit.errors import InputError
 if TYPE_CHECKING:
     from saekit.features.reader import FeatureIndex
 
+if TYPE_CHECKING:
+    from saekit.concepts.catalogue import Catalogue
+
 
 def _index(args: argparse.Namespace) -> None:
     from saekit.features.build import CHECKPOINT_TOKENS, build_index
@@ -206,9 +209,10 @@ def _of_concept(index: "FeatureIndex", name: str) -> list[tuple[int, int]]:
 
 def _concepts(args: argparse.Namespace) -> None:
     from saekit.concepts.automatic import automatic_table
-    from saekit.concepts.catalogue import Catalogue, catalogue_table
+    from saekit.concepts.catalogue import Catalogue
     from saekit.concepts.definitions import BUILT_IN, read_definitions
     from saekit.concepts.finding import find_concepts
+    from saekit.concepts.tables import catalogue_table
 
     path = dictionary_folder(args) / "concepts.json"
     if args.find or args.file or not path.exists():
@@ -240,6 +244,9 @@ def _concepts(args: argparse.Namespace) -> None:
         document = {"automatic": catalogue.to_dict()["automatic"]}
         show(args, document, automatic_table(catalogue.automatic, args.top))
         return
+    if args.prompt is not None:
+        _concepts_of_prompt(args, catalogue)
+        return
     show(args, catalogue.to_dict(), catalogue_table(catalogue))
 
 
@@ -251,6 +258,26 @@ def _stored_names(folder: Path) -> Any:
         return None
     with FeatureIndex.open(folder) as index:
         return index.names
+
+
+def _concepts_of_prompt(args: argparse.Namespace, catalogue: "Catalogue") -> None:
+    from dataclasses import asdict
+
+    from saekit.concepts.spans import chain_spans, prompt_spans
+    from saekit.concepts.tables import prompt_table
+
+    model, dictionaries = open_set(args)
+    spans = prompt_spans(model, dictionaries, catalogue, args.prompt)
+    chains = chain_spans(model, dictionaries, catalogue, args.prompt)
+    ids = model.prompt(args.prompt)[int(model.prepend_bos) :]
+    tokens = [model.vocabulary[token] for token in ids.tolist()]
+    document = {
+        "prompt": args.prompt,
+        "tokens": tokens,
+        "spans": [asdict(span) for span in spans],
+        "chains": [asdict(chain) for chain in chains],
+    }
+    show(args, document, prompt_table(tokens, spans, chains))
 
 
 def add(command: Command) -> None:
@@ -317,6 +344,7 @@ def add(command: Command) -> None:
         "with its features (needs saekit names, then --find)",
     )  # fmt: skip
     sub.add_argument("--top", type=int, help="only so many names of --all")
+    sub.add_argument("--prompt", help="instead, where the concepts are in this text: their layers")
     sub.add_argument("--file", help="own definitions (TOML)")
     sub.add_argument("--find", action="store_true", help="search again even if already stored")
     sub.add_argument("--out", help="file to write (default DIR/concepts.json; with --file none)")

@@ -11,7 +11,7 @@ from typing import Any
 
 from saekit import __version__
 from saekit.concepts.automatic import AutomaticConcept
-from saekit.coordinates import feature_name
+from saekit.coordinates import feature_name, parse_feature
 from saekit.errors import FormatError, InputError
 from saekit.files import read_json, write_json
 
@@ -71,16 +71,63 @@ class LayerScore:
 
 
 @dataclass
+class Clamp:
+    """What clamping single features of an output concept does (see `saekit.concepts.clamping`).
+
+    Attributes:
+        layer: of the features.
+        features: of the concept.
+        rises: of the words' logit, per feature.
+        above: per feature, how many random features raise it less.
+        random: how many random features there were.
+        random_median, random_max: of their rises.
+    """
+
+    layer: int
+    features: list[int]
+    rises: list[float]
+    above: list[int]
+    random: int
+    random_median: float
+    random_max: float
+
+
+@dataclass
+class Chain:
+    """One feature over layers: units linked from layer to layer (saekit.concepts.matching).
+
+    Attributes:
+        features: its members, written `8/1234`, at ascending layers.
+        p99: 99th percentile of each member's positive activations.
+    """
+
+    features: list[str]
+    p99: list[float]
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """(layer, feature) of every member."""
+        return [parse_feature(name) for name in self.features]
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Its dictionary span: first and last layer."""
+        return self.places[0][0], self.places[-1][0]
+
+
+@dataclass
 class Concept:
     """A named concept.
 
     Attributes:
-        kind: "input", "class" or "output".
+        kind: "input", "class", "output" or "contrast".
         tokens: texts of its tokens in this model's vocabulary.
         span: first and last layer of its longest run of found layers; None if found nowhere.
         layers: one score per layer of the dictionary set.
         chain: of all chains of features matched between layers, the one with most of the
             concept's features, written `8/1234`; only those features of it are listed.
+        chains: all chains with a feature of the concept, whole; shown as one, kept apart.
+        clamped: for output concepts, what clamping their features does at layers where found.
     """
 
     name: str
@@ -89,6 +136,8 @@ class Concept:
     span: tuple[int, int] | None
     layers: list[LayerScore]
     chain: list[str] = field(default_factory=list)
+    chains: list[Chain] = field(default_factory=list)
+    clamped: list[Clamp] = field(default_factory=list)
 
     @property
     def found_layers(self) -> list[int]:
@@ -186,6 +235,9 @@ class Catalogue:
                         **concept,
                         "span": tuple(concept["span"]) if concept["span"] else None,
                         "layers": [LayerScore(**score) for score in concept["layers"]],
+                        # files of older versions have neither
+                        "chains": [Chain(**chain) for chain in concept.get("chains", [])],
+                        "clamped": [Clamp(**clamp) for clamp in concept.get("clamped", [])],
                     }
                 )
                 for concept in document["concepts"]
@@ -211,43 +263,3 @@ class Catalogue:
             FormatError: missing, truncated, of another version, or something else.
         """
         return cls.from_dict(read_json(path, SCHEMA_VERSION), str(path))
-
-
-def _span_words(concept: Concept) -> str:
-    if concept.span is None:
-        return "not found at any layer"
-    first, last = concept.span
-    words = f"layer {first}" if first == last else f"layers {first}-{last}"
-    outside = [str(layer) for layer in concept.found_layers if not first <= layer <= last]
-    return words + (f" (also found at {', '.join(outside)})" if outside else "")
-
-
-def _score_row(score: LayerScore) -> str:
-    if not score.found:
-        why = f"not found at layer {score.layer} (best F1 {score.f1:.2f}"
-        why += "" if score.auroc is None else f", AUROC {score.auroc:.2f}"
-        return f"  {score.layer:>5}  {why}; {score.positives} positives)"
-    names = ", ".join(feature_name(score.layer, feature) for feature in score.features)
-    return (
-        f"  {score.layer:>5}  {score.f1:5.3f}  {score.auroc:5.3f}  {score.precision:9.3f}  "
-        f"{score.recall:6.3f}  {score.baseline_f1:7.3f}  {score.positives:>9}  {names}"
-    )
-
-
-def catalogue_table(catalogue: Catalogue) -> str:
-    """Every concept with every layer, for the terminal."""
-    blocks = []
-    for concept in catalogue.concepts:
-        shown = " ".join(f"`{token}`" for token in concept.tokens[:6])
-        more = f" and {len(concept.tokens) - 6} more" if len(concept.tokens) > 6 else ""
-        lines = [
-            f"{concept.name} ({concept.kind}: {shown}{more}): {_span_words(concept)}",
-            "  layer     F1  AUROC  precision  recall  null F1  positives  features",
-            *map(_score_row, concept.layers),
-        ]
-        blocks.append("\n".join(lines))
-    foot = (
-        f"{catalogue.tokens} positions; features were chosen on one half, scores are of the other; "
-        "null F1 is the best of the same search with displaced labels."
-    )
-    return "\n\n".join([*blocks, foot])

@@ -5,6 +5,7 @@ Kinds:
     class   the current token belongs to a class of tokens, such as "brackets"
     output  the model itself gives the named tokens together at least `probability` as the next
             token (which word really comes next is a poor target in free text)
+    contrast a prompt is one of the positive prompts, not one of the negative ones
 """
 
 import tomllib
@@ -15,7 +16,8 @@ from pathlib import Path
 from saekit.errors import InputError
 from saekit.features.lexicons import CLASSES
 
-KINDS = ("input", "class", "output")
+KINDS = ("input", "class", "output", "contrast")
+MIN_PROMPTS = 10  # of each sign: five to choose features on and five to score them on
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Definition:
             of the model are left out.
         token_class: a name in `CLASSES`, instead of `tokens`, for kind "class".
         probability: for kind "output", what the tokens must get together.
+        positive, negative: for kind "contrast", prompts of each sign, at least ten.
 
     Raises:
         InputError: an impossible definition.
@@ -39,6 +42,8 @@ class Definition:
     tokens: tuple[str, ...] = ()
     token_class: str | None = None
     probability: float = 0.5
+    positive: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         who = f'Concept "{self.name}"'
@@ -48,6 +53,9 @@ class Definition:
             raise InputError(f"{who} has an empty word or token: take it out.")
         if self.kind not in KINDS:
             raise InputError(f'{who}: kind is "{self.kind}"; choose from {", ".join(KINDS)}.')
+        if self.kind == "contrast" or self.positive or self.negative:
+            self._check_prompts()
+            return
         if self.token_class is not None and self.token_class not in CLASSES:
             raise InputError(
                 f'{who}: there is no class "{self.token_class}"; choose from {", ".join(CLASSES)}.'
@@ -60,6 +68,23 @@ class Definition:
             raise InputError(
                 f"{who}: probability is {self.probability}; it must be above 0 and at most 1."
             )
+
+    def _check_prompts(self) -> None:
+        who = f'Concept "{self.name}"'
+        if self.kind != "contrast" or self.tokens or self.token_class is not None:
+            raise InputError(
+                f'{who}: contrast prompts stand alone, with kind "contrast" and without words.'
+            )
+        for sign, prompts in (("positive", self.positive), ("negative", self.negative)):
+            if not all(prompt.strip() for prompt in prompts):
+                raise InputError(f"{who} has an empty {sign} prompt: take it out.")
+            if len(set(prompts)) < MIN_PROMPTS:
+                raise InputError(
+                    f"{who} has {len(set(prompts))} different {sign} prompts; {MIN_PROMPTS} are "
+                    "needed, half to choose features on and half to score them on."
+                )
+        if both := set(self.positive) & set(self.negative):
+            raise InputError(f'{who}: "{min(both)}" is both a positive and a negative prompt.')
 
 
 def forms(word: str) -> tuple[str, ...]:
@@ -83,9 +108,14 @@ def resolve(definition: Definition, vocabulary: Sequence[str]) -> list[int]:
         definition: the concept.
         vocabulary: text of every token id.
 
+    Returns:
+        Token ids; none for contrast prompts, which are about whole texts.
+
     Raises:
         InputError: no token of the vocabulary fits, or none of the forms of one of its words.
     """
+    if definition.kind == "contrast":
+        return []
     if definition.token_class is not None:
         belongs = CLASSES[definition.token_class]
         ids = [token for token, text in enumerate(vocabulary) if belongs(text)]
@@ -104,14 +134,15 @@ def resolve(definition: Definition, vocabulary: Sequence[str]) -> list[int]:
     return ids
 
 
-_KEYS = {"kind", "words", "tokens", "class", "probability"}
+_KEYS = {"kind", "words", "tokens", "class", "probability", "positive", "negative"}
 
 
 def read_definitions(path: str | Path) -> tuple[Definition, ...]:
     """Definitions from a TOML file, one table per concept.
 
-    Keys: `kind` (default "input", or "class" where a class is named), `words` (each stands for its
-    four `forms`), `tokens` (exact texts), `class` (a name in `CLASSES`), `probability`.
+    Keys: `kind` (default "input", or "class" or "contrast" where such keys are there), `words`
+    (each stands for its four `forms`), `tokens` (exact texts), `class` (a name in `CLASSES`),
+    `probability`, `positive` and `negative` (lists of prompts).
 
         [colour]
         words = ["red", "blue"]
@@ -119,6 +150,10 @@ def read_definitions(path: str | Path) -> tuple[Definition, ...]:
         [night]
         kind = "output"
         tokens = [" night"]
+
+        [question]
+        positive = ["Where is it?", ...]
+        negative = ["It is here.", ...]
 
     Raises:
         InputError: the file cannot be read, is not TOML, is empty, or has an unknown key.
@@ -143,11 +178,14 @@ def _definition(path: Path, name: str, table: object) -> Definition:
             f'{path}: concept "{name}" has the unknown key "{unknown[0]}"; '
             f"known are {', '.join(sorted(_KEYS))}."
         )
+    lists: dict[str, list[str]] = {}
+    for key in ("words", "tokens", "positive", "negative"):
+        lists[key] = table.get(key, [])
+        if not isinstance(lists[key], list) or not all(isinstance(t, str) for t in lists[key]):
+            raise InputError(f'{path}: "{key}" of concept "{name}" must be a list of texts.')
     texts: list[str] = []
     for key in ("words", "tokens"):
-        given = table.get(key, [])
-        if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-            raise InputError(f'{path}: "{key}" of concept "{name}" must be a list of texts.')
+        given = lists[key]
         if key == "words" and not all(text.strip() for text in given):
             raise InputError(f'{path}: concept "{name}" has an empty word: take it out.')
         for text in given:
@@ -156,10 +194,14 @@ def _definition(path: Path, name: str, table: object) -> Definition:
     if isinstance(probability, bool) or not isinstance(probability, int | float):
         raise InputError(f'{path}: "probability" of concept "{name}" must be a number.')
     token_class = table.get("class")
+    prompts = bool(lists["positive"] or lists["negative"])
+    usual = "contrast" if prompts else "class" if token_class is not None else "input"
     return Definition(
         name,
-        str(table.get("kind", "class" if token_class is not None else "input")),
+        str(table.get("kind", usual)),
         tuple(dict.fromkeys(texts)),
         None if token_class is None else str(token_class),
         float(probability),
+        tuple(lists["positive"]),
+        tuple(lists["negative"]),
     )

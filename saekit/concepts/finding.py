@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from saekit.activations import Text
 from saekit.concepts.automatic import automatic_concepts
-from saekit.concepts.catalogue import Catalogue, Concept, LayerScore
+from saekit.concepts.catalogue import Catalogue, Chain, Concept, LayerScore
+from saekit.concepts.clamping import clamp_concept
+from saekit.concepts.contrast import score_contrast
 from saekit.concepts.definitions import BUILT_IN, Definition, resolve
 from saekit.concepts.matching import chains, match_layers
 from saekit.concepts.observations import observe
 from saekit.concepts.outputs import OutputView, direct_effects, score_output_layer
-from saekit.concepts.selection import LayerView, score_layer
+from saekit.concepts.selection import LayerView, percentiles, score_layer
 from saekit.concepts.spans import longest_run
 from saekit.coordinates import feature_name
 from saekit.errors import InputError
@@ -61,14 +64,19 @@ def find_concepts(
     outputs = {d.name: token_ids[d.name] for d in definitions if d.kind == "output"}
     words = sorted({text.strip().lower() for d in definitions for text in d.tokens})
     seen = observe(model, dictionaries, documents, outputs, words, tokens, context)
-    labels = {d.name: seen.labels(d, token_ids[d.name]) for d in definitions}
+    labels = {
+        d.name: seen.labels(d, token_ids[d.name]) for d in definitions if d.kind != "contrast"
+    }
 
     rng = np.random.default_rng(seed)
     scores: dict[str, list[LayerScore]] = {name: [] for name in names}
+    prompted = [d for d in definitions if d.kind == "contrast"]
+    for definition in prompted:
+        scores[definition.name] = score_contrast(model, dictionaries, definition, seed)
     for layer in dictionaries.layers:
         activations = seen.layers[layer]
         view = LayerView(activations, seen.n_first, seen.weights)
-        for name in names:
+        for name in labels:
             if name in outputs:
                 effects = direct_effects(model, dictionaries[layer], outputs[name])
                 output = OutputView(
@@ -81,10 +89,19 @@ def find_concepts(
     decoders = {layer: dictionaries[layer].W_dec for layer in dictionaries.layers}
     matching = match_layers(seen.layers, decoders, seed=seed)
     paths = chains(matching.links)
+    p99 = {layer: percentiles(matrix, seen.n_first) for layer, matrix in seen.layers.items()}
     concepts = []
     for definition in definitions:
         own = scores[definition.name]
         found = [score.layer for score in own if score.found]
+        clamped = [
+            clamp_concept(
+                model, dictionaries[score.layer], seen.layers[score.layer],
+                seen.ids[seen.n_first :], score.features, outputs[definition.name], rng,
+            )
+            for score in own
+            if score.found and definition.name in outputs
+        ]  # fmt: skip
         concepts.append(
             Concept(
                 name=definition.name,
@@ -93,6 +110,8 @@ def find_concepts(
                 span=longest_run(found, dictionaries.layers),
                 layers=own,
                 chain=_chain(own, paths),
+                chains=_chains(own, paths, p99),
+                clamped=clamped,
             )
         )
     return Catalogue(
@@ -107,9 +126,30 @@ def find_concepts(
     )
 
 
+def _members(scores: list[LayerScore]) -> set[tuple[int, int]]:
+    return {(s.layer, feature) for s in scores if s.found for feature in s.features}
+
+
+def _chains(
+    scores: list[LayerScore],
+    paths: list[list[tuple[int, int]]],
+    p99: dict[int, Float[np.ndarray, " d_sae"]],
+) -> list[Chain]:
+    """All chains with a member of the concept, those with most members first."""
+    members = _members(scores)
+    own = [path for path in paths if members & set(path)]
+    return [
+        Chain(
+            features=[feature_name(*place) for place in path],
+            p99=[float(f"{p99[layer][feature]:.6g}") for layer, feature in path],
+        )
+        for path in sorted(own, key=lambda path: -len(members & set(path)))
+    ]
+
+
 def _chain(scores: list[LayerScore], paths: list[list[tuple[int, int]]]) -> list[str]:
     """The members of the concept on the chain that has most of them; empty below two."""
-    members = {(s.layer, feature) for s in scores if s.found for feature in s.features}
+    members = _members(scores)
     shared = [[place for place in path if place in members] for path in paths]
     best = max(shared, key=len, default=[])
     return [feature_name(*place) for place in best] if len(best) > 1 else []

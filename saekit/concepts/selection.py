@@ -203,9 +203,13 @@ def _shifted_f1(
 
 
 def score_layer(
-    view: LayerView, layer: int, labels: Bool[np.ndarray, " position"], rng: np.random.Generator
+    view: LayerView,
+    layer: int,
+    labels: Bool[np.ndarray, " position"],
+    rng: np.random.Generator,
+    least: int = MIN_POSITIVES,
 ) -> LayerScore:
-    """Choose on the first half, report on the second, beside the null."""
+    """Choose on the first half, report on the second, beside the null; see `judged`."""
     first, second = labels[: view.n_first], labels[view.n_first :]
     choice = view.choose(first)
     threshold = choice.bin / BINS
@@ -214,7 +218,7 @@ def score_layer(
     null = max(_shifted_f1(view, labels, rng) for _ in range(NULL_TRIALS))
     p99 = [float(view.p99[feature]) for feature in choice.features]
     positives = int(first.sum()), int(second.sum())
-    return judged(layer, choice.features, scores, null, positives, threshold, p99)
+    return judged(layer, choice.features, scores, null, positives, threshold, p99, least=least)
 
 
 def judged(
@@ -226,10 +230,14 @@ def judged(
     threshold: float,
     p99: list[float],
     weights: Sequence[float] = (),
+    least: int = MIN_POSITIVES,
 ) -> LayerScore:
-    """Measured scores with the verdict; `positives` are those of both halves."""
+    """Measured scores with the verdict.
+
+    `positives` are those of the two halves, of which each needs at least `least`.
+    """
     f1, precision, recall, auroc = scores
-    enough = min(positives) >= MIN_POSITIVES
+    enough = min(positives) >= least
     found = bool(enough and f1 >= MIN_F1 and auroc is not None and auroc >= MIN_AUROC and f1 > null)
     return LayerScore(
         layer=layer,

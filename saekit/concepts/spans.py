@@ -4,15 +4,15 @@ A span is the run of layers that holds the most layers at which something is the
 layers missing in between and at least 60% of its layers inside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from saekit.activations import residuals
-from saekit.concepts.catalogue import Catalogue, LayerScore
+from saekit.concepts.catalogue import Catalogue, Chain, LayerScore
 from saekit.concepts.outputs import deviations
 from saekit.coordinates import feature_name
 from saekit.errors import MismatchError
@@ -94,20 +94,10 @@ def prompt_spans(
         InputError: the prompt is empty or longer than the context.
         MismatchError: dictionaries or catalogue of another model.
     """
-    dictionaries.check_model(model)
-    if catalogue.fingerprint != model.fingerprint:
-        raise MismatchError(
-            f'The concepts belong to model "{catalogue.model}" with fingerprint '
-            f'{catalogue.fingerprint}; "{model.id}" has {model.fingerprint}.'
-        )
+    _check(model, dictionaries, catalogue)
     ids = model.prompt(prompt)
     layers = dictionaries.layers
-    streams = residuals(model, ids[None], layers)[:, 0]
-    encoded = {
-        layer: dictionaries[layer].encode(x).float().cpu()
-        for layer, x in zip(layers, streams, strict=True)
-    }
-
+    streams, encoded = _encoded(model, dictionaries, ids)
     sigma = {layer: deviations(model, x).tolist() for layer, x in zip(layers, streams, strict=True)}
     spans = []
     for concept in catalogue.concepts:
@@ -133,6 +123,85 @@ def prompt_spans(
                 )
             )  # fmt: skip
     return sorted(spans, key=lambda span: (span.position, span.first, span.name))
+
+
+def _check(model: LanguageModel, dictionaries: DictionarySet, catalogue: Catalogue) -> None:
+    dictionaries.check_model(model)
+    if catalogue.fingerprint != model.fingerprint:
+        raise MismatchError(
+            f'The concepts belong to model "{catalogue.model}" with fingerprint '
+            f'{catalogue.fingerprint}; "{model.id}" has {model.fingerprint}.'
+        )
+
+
+def _encoded(
+    model: LanguageModel, dictionaries: DictionarySet, ids: Int[torch.Tensor, " pos"]
+) -> tuple[Float[torch.Tensor, "layer pos d_model"], dict[int, Float[torch.Tensor, "pos d_sae"]]]:
+    """The streams of all layers of a dictionary set, and per layer the activations."""
+    streams = residuals(model, ids[None], dictionaries.layers)[:, 0]
+    pairs = zip(dictionaries.layers, streams, strict=True)
+    return streams, {layer: dictionaries[layer].encode(x).float().cpu() for layer, x in pairs}
+
+
+@dataclass
+class ChainSpan:
+    """One chain at one position of a prompt.
+
+    Attributes:
+        name: of the concept it belongs to.
+        position: 1-based, BOS not counted.
+        first, last: layers of the span.
+        features: members active in the span, written `8/1234`.
+        dictionary_span: first and last layer of the whole chain.
+    """
+
+    name: str
+    position: int
+    first: int
+    last: int
+    features: list[str]
+    dictionary_span: tuple[int, int]
+
+
+@torch.no_grad()
+def chain_spans(
+    model: LanguageModel, dictionaries: DictionarySet, catalogue: Catalogue, prompt: str
+) -> list[ChainSpan]:
+    """The layers at which each chain of a concept is active, at each position of a prompt.
+
+    A member is active above 5% of its 99th percentile; the span is the longest run of layers with
+    an active member, one layer missing at a time, at least 60% of the run's layers inside.
+
+    Raises:
+        InputError: the prompt is empty or longer than the context.
+        MismatchError: dictionaries or catalogue of another model.
+    """
+    _check(model, dictionaries, catalogue)
+    ids = model.prompt(prompt)
+    _, encoded = _encoded(model, dictionaries, ids)
+    spans = []
+    for concept in catalogue.concepts:
+        for chain in concept.chains:
+            for index in range(int(model.prepend_bos), len(ids)):
+                active = _active_members(chain, encoded, index)
+                run = longest_run(list(active), dictionaries.layers)
+                if run is not None:
+                    inside = [n for layer, n in active.items() if run[0] <= layer <= run[1]]
+                    position = index + (not model.prepend_bos)
+                    spans.append(ChainSpan(concept.name, position, *run, inside, chain.span))
+    return sorted(spans, key=lambda span: (span.position, span.name, span.first, span.features))
+
+
+def _active_members(
+    chain: Chain, encoded: Mapping[int, Float[torch.Tensor, "pos d_sae"]], index: int
+) -> dict[int, str]:
+    """Per layer, the member of a chain that is active at one position."""
+    active = {}
+    for (layer, feature), name, p99 in zip(chain.places, chain.features, chain.p99, strict=True):
+        value = float(encoded[layer][index, feature]) if layer in encoded else 0.0
+        if value > 0 and value >= MIN_RELATIVE * p99:
+            active[layer] = name
+    return active
 
 
 def _active(

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from saekit.concepts.catalogue import Catalogue, Concept, LayerScore, catalogue_table
+from saekit.concepts.catalogue import Catalogue, Chain, Clamp, Concept, LayerScore
+from saekit.concepts.tables import catalogue_table
 from saekit.errors import FormatError, InputError
 
 
@@ -15,10 +16,17 @@ def catalogue():
     return Catalogue(
         model="m", fingerprint="f", dictionaries="d", text="t", tokens=100,
         concepts=[
-            Concept("large", "input", ["large", " large"], (0, 0), [good, bad, late], ["0/7"]),
-            Concept("small", "output", [" small"], None, [none]),
+            Concept("large", "input", ["large", " large"], (0, 0), [good, bad, late], ["0/7"],
+                    [Chain(["0/2", "2/5", "3/1"], [1.25, 2.0, 3.0]), Chain(["0/7", "1/1"], [2.5, 1.0])]),
+            Concept("small", "output", [" small"], None, [none],
+                    clamped=[Clamp(3, [4, 5], [0.2, 2.5], [51, 100], 100, 0.1, 0.9)]),
         ],
-        links={"fdr": 0.01},
+        links={
+            "tau_cosine": 0.5, "tau_correlation": 0.4, "links": 1200, "trials": 5000, "fdr": 0.01,
+            "target_fdr": 0.05, "null_links": {"shifted": 0, "swapped": 12},
+            "null_chains": {"shifted": {}, "swapped": {"2": 12}},
+            "chain_lengths": {"2": 300, "13": 40},
+        },
     )  # fmt: skip
 
 
@@ -53,6 +61,29 @@ def test_the_table_shows_every_layer_and_says_what_was_not_found(catalogue):
     assert "not found at layer 1 (best F1 0.31, AUROC 0.70; 40 positives)" in table
     assert "small (output: ` small`): not found at any layer" in table
     assert "not found at layer 0 (best F1 0.00; 0 positives)" in table
+
+
+def test_the_table_shows_chains_clamps_and_nulls(catalogue):
+    table = catalogue_table(catalogue)
+    assert "several of its features: layers 0-3\n    layers 0-3: 0/2 2/5 3/1" in table
+    assert "0/7 1/1" not in table  # one feature of the concept only
+    assert (
+        "clamping 3/5 raises the logit by 2.50: more than 100 of 100 random features do "
+        "(their median 0.10, largest 0.90)"
+    ) in table
+    assert "cosine of at least 0.5 and a correlation of at least 0.4: 1,200 links in 5,000" in table
+    assert "0 with displaced activations, 12 with decoder rows swapped" in table
+    assert "at most 1.0% are false (wanted: 5%)" in table
+    assert "340 chains, the longest over 13 layers (by chance 2)" in table
+
+
+def test_files_of_older_versions_have_no_chains(catalogue, tmp_path):
+    document = catalogue.to_dict()
+    for concept in document["concepts"]:
+        del concept["chains"], concept["clamped"]
+    path = tmp_path / "concepts.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert Catalogue.load(path).concepts[0].chains == []
 
 
 def test_broken_files_are_refused(catalogue, tmp_path):

@@ -108,6 +108,44 @@ def test_broken_toml_is_told_in_one_sentence(tmp_path, text, sentence):
     assert "\n" not in str(caught.value)
 
 
+def prompts(positive, negative, more=""):
+    def listed(n, sign):
+        return "[" + ", ".join(f'"{sign} {i}"' for i in range(n)) + "]"
+
+    return f"[a]\npositive = {listed(positive, 'yes')}\nnegative = {listed(negative, 'no')}\n{more}"
+
+
+def test_contrast_prompts_from_toml(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text(prompts(10, 12), encoding="utf-8")
+    (definition,) = read_definitions(path)
+    assert definition.kind == "contrast"
+    assert definition.positive == tuple(f"yes {i}" for i in range(10))
+    assert len(definition.negative) == 12
+    assert resolve(definition, VOCABULARY) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (prompts(9, 10), "9 different positive prompts; 10 are"),
+        (prompts(10, 0), "0 different negative prompts"),
+        (prompts(10, 10, 'words = ["large"]'), "contrast prompts stand alone"),
+        (prompts(10, 10, 'kind = "input"'), "contrast prompts stand alone"),
+        (prompts(10, 10).replace("no 3", "yes 3"), '"yes 3" is both a positive and a negative'),
+        (prompts(10, 10).replace("no 3", " "), "has an empty negative prompt"),
+        (prompts(10, 10).replace('"yes 3"', "3"), '"positive" of concept "a" must be a list'),
+        ('[a]\nkind = "contrast"\n', "0 different positive prompts"),
+    ],
+)
+def test_broken_contrast_prompts_are_told_in_one_sentence(tmp_path, text, sentence):
+    path = tmp_path / "own.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=sentence) as caught:
+        read_definitions(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(InputError, match="Cannot read"):
         read_definitions(tmp_path / "none.toml")

@@ -1,0 +1,132 @@
+"""For the terminal: the catalogue, layer by layer with chains and nulls; concepts of a prompt."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from saekit.concepts.catalogue import Catalogue, Clamp, Concept, LayerScore
+from saekit.coordinates import feature_name
+
+if TYPE_CHECKING:
+    from saekit.concepts.spans import ChainSpan, PromptSpan
+
+
+def _span_words(concept: Concept) -> str:
+    if concept.span is None:
+        return "not found at any layer"
+    first, last = concept.span
+    words = f"layer {first}" if first == last else f"layers {first}-{last}"
+    outside = [str(layer) for layer in concept.found_layers if not first <= layer <= last]
+    return words + (f" (also found at {', '.join(outside)})" if outside else "")
+
+
+def _score_row(score: LayerScore) -> str:
+    if not score.found:
+        why = f"not found at layer {score.layer} (best F1 {score.f1:.2f}"
+        why += "" if score.auroc is None else f", AUROC {score.auroc:.2f}"
+        return f"  {score.layer:>5}  {why}; {score.positives} positives)"
+    names = ", ".join(feature_name(score.layer, feature) for feature in score.features)
+    return (
+        f"  {score.layer:>5}  {score.f1:5.3f}  {score.auroc:5.3f}  {score.precision:9.3f}  "
+        f"{score.recall:6.3f}  {score.baseline_f1:7.3f}  {score.positives:>9}  {names}"
+    )
+
+
+def _chain_rows(concept: Concept) -> list[str]:
+    """The concept's chains in one line, and every one with two members of the concept or more."""
+    own = set(concept.feature_names())
+    sure = [chain for chain in concept.chains if len(own & set(chain.features)) > 1]
+    if not sure:
+        return []
+    rows = [
+        f"    layers {chain.span[0]}-{chain.span[1]}: {' '.join(chain.features)}" for chain in sure
+    ]
+    first, last = (f([chain.span[at] for chain in sure]) for at, f in enumerate((min, max)))
+    return [f"  chains that hold several of its features: layers {first}-{last}", *rows]
+
+
+def _clamp_row(clamp: Clamp) -> str:
+    best = max(range(len(clamp.rises)), key=clamp.rises.__getitem__, default=None)
+    if best is None:
+        return f"  clamping at layer {clamp.layer}: no feature of it was active"
+    return (
+        f"  clamping {feature_name(clamp.layer, clamp.features[best])} raises the logit by "
+        f"{clamp.rises[best]:.2f}: more than {clamp.above[best]} of {clamp.random} random features "
+        f"do (their median {clamp.random_median:.2f}, largest {clamp.random_max:.2f})"
+    )
+
+
+_NULL_WORDS = {
+    "shifted": "with displaced activations",
+    "rotated": "with rotated decoders",
+    "swapped": "with decoder rows swapped between features of one frequency",
+}
+
+
+def _links_words(links: dict[str, Any]) -> list[str]:
+    """How features were matched between layers, with the nulls."""
+    if not links:
+        return []
+    nulls = ", ".join(
+        f"{count:,} {_NULL_WORDS.get(name, name)}" for name, count in links["null_links"].items()
+    )
+    longest = max(map(int, links["chain_lengths"]), default=0)
+    by_chance = [int(n) for ends in links.get("null_chains", {}).values() for n in ends]
+    return [
+        f"Features of two layers are one if they are each other's best partner, with a cosine of "
+        f"at least {links['tau_cosine']:g} and a correlation of at least "
+        f"{links['tau_correlation']:g}: {links['links']:,} links in {links['trials']:,} trials; "
+        f"by chance {nulls}. So at most {100 * links['fdr']:.1f}% are false (wanted: "
+        f"{100 * links['target_fdr']:g}%). {sum(links['chain_lengths'].values()):,} chains, the "
+        f"longest over {longest} layers (by chance {max(by_chance, default=1)})."
+    ]
+
+
+def catalogue_table(catalogue: Catalogue) -> str:
+    """Every concept with every layer, for the terminal."""
+    blocks = []
+    for concept in catalogue.concepts:
+        shown = " ".join(f"`{token}`" for token in concept.tokens[:6])
+        more = f" and {len(concept.tokens) - 6} more" if len(concept.tokens) > 6 else ""
+        lines = [
+            f"{concept.name} ({concept.kind}: {shown}{more}): {_span_words(concept)}",
+            "  layer     F1  AUROC  precision  recall  null F1  positives  features",
+            *map(_score_row, concept.layers),
+            *_chain_rows(concept),
+            *map(_clamp_row, concept.clamped),
+        ]
+        blocks.append("\n".join(lines))
+    foot = (
+        f"{catalogue.tokens} positions; features were chosen on one half, scores are of the other; "
+        "null F1 is the best of the same search with displaced labels."
+    )
+    if any(concept.kind == "contrast" for concept in catalogue.concepts):
+        foot += " Contrast prompts are scored on the half of the prompts that chose nothing."
+    return "\n\n".join([*blocks, foot, *_links_words(catalogue.links)])
+
+
+def prompt_table(
+    tokens: Sequence[str], spans: Sequence["PromptSpan"], chains: Sequence["ChainSpan"]
+) -> str:
+    """Concepts and their chains at each position of a prompt, for the terminal."""
+    lines = []
+    for position, token in enumerate(tokens, 1):
+        for span in spans:
+            if span.position != position:
+                continue
+            lines.append(
+                f"{position:>3}  {token!r:14} {span.name}: {layer_words(span.first, span.last)}"
+                f"  ({', '.join(span.features)})"
+            )
+            lines += [
+                f"{'':20}chain of {layer_words(*chain.dictionary_span)} active at "
+                f"{layer_words(chain.first, chain.last)}  ({', '.join(chain.features)})"
+                for chain in chains
+                if (chain.name, chain.position) == (span.name, position)
+                and set(chain.features) & set(span.features)
+            ]
+    return "\n".join(lines) or "no concept is active in this prompt"
+
+
+def layer_words(first: int, last: int) -> str:
+    """`layer 3`, `layers 0-3`."""
+    return f"layer {first}" if first == last else f"layers {first}-{last}"
