@@ -17,7 +17,8 @@ def catalogue():
         model="m", fingerprint="f", dictionaries="d", text="t", tokens=100,
         concepts=[
             Concept("large", "input", ["large", " large"], (0, 0), [good, bad, late], ["0/7"],
-                    [Chain(["0/2", "2/5", "3/1"], [1.25, 2.0, 3.0]), Chain(["0/7", "1/1"], [2.5, 1.0])]),
+                    chains=[Chain(["0/2", "2/5", "3/1"], [1.25, 2.0, 3.0]),
+                            Chain(["0/7", "1/1"], [2.5, 1.0])]),
             Concept("small", "output", [" small"], None, [none],
                     clamped=[Clamp(3, [4, 5], [0.2, 2.5], [51, 100], 100, 0.1, 0.9)]),
         ],

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from saekit.activations import residuals
-from saekit.concepts.catalogue import Catalogue
+from saekit.concepts.catalogue import Catalogue, Chain
 from saekit.concepts.definitions import BUILT_IN, Definition, forms, resolve
 from saekit.concepts.finding import find_concepts
 from saekit.concepts.observations import observe
 from saekit.concepts.sampling import half_of
-from saekit.concepts.spans import prompt_spans
+from saekit.concepts.spans import chain_spans, prompt_spans
 from saekit.errors import InputError, MismatchError
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.storage import DictionarySet
@@ -115,6 +115,26 @@ def test_spans_on_a_prompt(model, planted, catalogue):
         x = residuals(model, ids[None], [0])[0, 0, span.position]
         row = next(row for row in span.evidence if row["feature"] == "0/11")
         assert row["activation"] == pytest.approx(float(planted[0].encode(x)[11]), rel=1e-3)
+
+
+def test_chains_have_spans_of_their_own(model, planted, catalogue):
+    ids = model.prompt(PROMPT)
+    values = [
+        float(planted[layer].encode(residuals(model, ids[None], [layer])[0, 0, 8])[11])
+        for layer in (0, 1, 2)
+    ]
+    assert min(values) > 0
+    # at position 8, layer 2 is just below and layer 1 just above 5% of what is usual
+    usual = [values[0], values[1] / 0.051, values[2] / 0.049]
+    chain = Chain(["0/11", "1/11", "2/11"], usual)
+    brackets = replace(catalogue.concept("brackets"), chains=[chain, Chain(["3/0"], [1e9])])
+    spans = chain_spans(model, planted, replace(catalogue, concepts=[brackets]), PROMPT)
+    assert {span.position for span in spans} == {4, 6, 8}
+    (span,) = [span for span in spans if span.position == 8]
+    # Mutation tried: without the 5% the span is (0, 2).
+    assert (span.name, span.first, span.last) == ("brackets", 0, 1)
+    assert span.features == ["0/11", "1/11"]
+    assert span.dictionary_span == (0, 2)
 
 
 def test_positions_do_not_depend_on_bos(model, planted, catalogue):

@@ -33,7 +33,8 @@ def line(tiny_model, tmp_path_factory):
     (folder / "own.toml").write_text(f"[planted]\ntokens = {json.dumps(tokens)}\n", "utf-8")
     out = folder / "set"
     train = ["train", folder / "model", "--out", out, "--text", "generated", "--tokens", 100_000,
-             "--features", D_SAE, "--k", K, "--context", 32, "--batch-tokens", 512, "--float32"]  # fmt: skip
+             "--features", D_SAE, "--k", K, "--context", 32, "--batch-tokens", 512,
+             "--float32"]  # fmt: skip
     index = ["index", out, "--text", "generated", "--tokens", 20_000]
     concepts = ["concepts", out, "--text", "generated", "--tokens", 20_000,
                 "--file", folder / "own.toml", "--out", out / "concepts.json"]  # fmt: skip
