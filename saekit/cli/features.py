@@ -21,10 +21,8 @@ from saekit.coordinates import parse_feature
 from saekit.errors import InputError
 
 if TYPE_CHECKING:
-    from saekit.features.reader import FeatureIndex
-
-if TYPE_CHECKING:
     from saekit.concepts.catalogue import Catalogue
+    from saekit.features.reader import FeatureIndex
 
 
 def _index(args: argparse.Namespace) -> None:

@@ -71,7 +71,13 @@ def planted(model):
 @pytest.fixture(scope="module")
 def catalogue(model, planted):
     absent = Definition("river", "input", (" the",))
-    return find_concepts(model, planted, documents(), (BUILT_IN[2], absent), tokens=4000)
+    words = relational.relation_words()[0][:10]
+    quoted = Definition(
+        "quoted", "contrast",
+        positive=tuple(f'the word "{word}" is' for word in words),
+        negative=tuple(f"the word {word} is" for word in words),
+    )  # fmt: skip
+    return find_concepts(model, planted, documents(), (BUILT_IN[2], absent, quoted), tokens=4000)
 
 
 def test_the_planted_feature_is_found_where_it_is(catalogue):
@@ -83,6 +89,14 @@ def test_the_planted_feature_is_found_where_it_is(catalogue):
     assert all(score.f1 > score.baseline_f1 for score in brackets.layers if score.found)
     assert not brackets.at(3).found
     assert set(brackets.chain) <= {"0/11", "1/11", "2/11"}
+
+
+def test_contrast_prompts_find_what_they_differ_in(catalogue):
+    quoted = catalogue.concept("quoted")
+    assert quoted.tokens == []
+    assert quoted.found_layers[:3] == [0, 1, 2]
+    assert quoted.at(0).features == [11]
+    assert quoted.at(0).positives == 5  # of the half that chose nothing
 
 
 def test_an_absent_concept_is_said_to_be_absent(catalogue):
@@ -105,6 +119,7 @@ def test_the_catalogue_says_what_it_was_made_from(catalogue, model, tmp_path):
 
 
 def test_spans_on_a_prompt(model, planted, catalogue):
+    catalogue = catalogue.only("brackets")
     spans = [s for s in prompt_spans(model, planted, catalogue, PROMPT) if s.last > s.first]
     assert [(s.name, s.position) for s in spans] == [("brackets", p) for p in (4, 6, 8)]
     for span in spans:
