@@ -48,6 +48,7 @@ class Architecture:
     stored_as = ""  # SAELens' name of the inference form
     sparse = False  # whether `step.sparse_step` computes its gradients
     dead_rule = "resample"  # what wakes dead features: resample, push (in the loss) or aux
+    fast_decoder = True  # whether W_dec learns faster than the rest (layer.py)
 
     def __init__(self, config: LayerConfig):
         self.config = config
@@ -150,6 +151,7 @@ class Gated(Architecture):
     """
 
     name = stored_as = "gated"
+    fast_decoder = False  # the gate's error holds W_dec constant: found fewer planted features
 
     def start(self, W_enc: Tensor, W_dec: Tensor) -> Parameters:
         parameters = super().start(W_enc, W_dec)

@@ -15,6 +15,9 @@ from saekit.sae.step import DeadFeatures, Scratch, StepResult, dense_step, spars
 
 # rows of norm 1 overshoot: the k largest of many random features overlap; tried 1, 1/2, 1/4
 _ENCODER_SCALE = 0.5
+# W_dec learns faster than lr by this over sqrt(d_in): an Adam step of lr on every entry turns a row
+# of norm 1 by at most lr sqrt(d_in), too little to leave its random start (benchmarks/recovery.py)
+_DECODER_TURN = 80.0
 _THRESHOLD_RATE = 0.01  # of the running mean that becomes BatchTopK's threshold, as in SAELens
 _RESAMPLED_ENCODER = 0.2  # of the mean norm of living encoder rows (Bricken et al. 2023)
 _STATE = (
@@ -137,13 +140,16 @@ class LayerTraining:
 
     def _adam(self, gradients: dict[str, Tensor], lr: float) -> None:
         self.adam_steps += 1
+        decoder_lr = lr
+        if self.kind.fast_decoder:
+            decoder_lr *= _DECODER_TURN / self.parameters["W_dec"].shape[1] ** 0.5
         for name, parameter in self.parameters.items():
             rows = (parameter, gradients[name], self.means[name], self.squares[name])
             if parameter.dim() == 1:
                 rows = tuple(tensor[None] for tensor in rows)
             self.kernels.adam_rows(
                 *rows,
-                lr=lr,
+                lr=decoder_lr if name == "W_dec" else lr,
                 step=int(self.adam_steps),
                 unit=name == "W_dec",
                 shadow=self.shadow if name == "W_enc" else None,

@@ -144,3 +144,33 @@ def test_the_geometric_median_is_not_moved_by_outliers():
     assert geometric_median(x, 200).norm() < 1e-3
     corners = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     assert geometric_median(corners + 3).sub(3).norm() < 1e-5
+
+
+@pytest.mark.parametrize(("architecture", "d_in"), [("topk", 16), ("topk", 64), ("jumprelu", 64)])
+def test_one_step_turns_decoder_rows_equally_far_in_any_width(architecture, d_in):
+    """Adam's first step moves each entry by lr * 80 / sqrt(d_in): a tangent of norm 80 lr.
+
+    Mutations tried: the decoder at the others' rate; the rate not divided by sqrt(d_in).
+    """
+    config = replace(CONFIG, architecture=architecture, lr=1e-4)
+    training = LayerTraining(0, d_in, config, CPU)
+    x = torch.randn(256, d_in, generator=torch.Generator().manual_seed(0))
+    training.fit_input(x)
+    before = {name: value.clone() for name, value in training.parameters.items()}
+    result = training.step(x)
+    fired = result.fired > 0
+    W_dec, W_enc = (training.parameters[name][fired] for name in ("W_dec", "W_enc"))
+    angles = (W_dec * before["W_dec"][fired]).sum(1).acos()
+    assert angles.median() == pytest.approx(80 * 1e-4, rel=0.1)
+    assert (W_enc - before["W_enc"][fired]).abs().median() == pytest.approx(1e-4, rel=0.05)
+    assert torch.allclose(W_dec.norm(dim=1), torch.ones(len(W_dec)), atol=1e-5)
+
+
+def test_the_decoder_of_gated_dictionaries_learns_at_the_common_rate():
+    training = LayerTraining(0, 64, replace(CONFIG, architecture="gated", lr=1e-4), CPU)
+    x = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
+    training.fit_input(x)
+    before = training.parameters["W_dec"].clone()
+    training.step(x)
+    angles = (training.parameters["W_dec"] * before).sum(1).clamp(max=1).acos()
+    assert angles.max() < 10 * 1e-4  # lr sqrt(d_in) = 8e-4
