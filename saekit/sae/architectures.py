@@ -151,7 +151,7 @@ class Gated(Architecture):
     """
 
     name = stored_as = "gated"
-    fast_decoder = False  # the gate's error holds W_dec constant: found fewer planted features
+    fast_decoder = False  # mixed in few runs: worse at its best settings, better elsewhere
 
     def start(self, W_enc: Tensor, W_dec: Tensor) -> Parameters:
         parameters = super().start(W_enc, W_dec)
