@@ -2,7 +2,7 @@
 
     python benchmarks/recovery.py [--size smoke|small|full] [--setting easy,correlated,hierarchy]
         [--architecture topk,batchtopk,...] [--peer saelens|none] [--tokens N] [--seeds 1]
-        [--threads 2] [--device cpu|cuda]
+        [--first-seed 0] [--threads 2] [--device cpu|cuda]
 
 Activations are made from planted features: unit vectors, more than the space has dimensions
 (superposition), few of them active at a time, each with a magnitude drawn from |N(1, 0.25)|:
@@ -279,6 +279,7 @@ def main() -> None:
     parser.add_argument("--peer", choices=("saelens", "none"), default="saelens")
     parser.add_argument("--tokens", type=int, default=None, help="instead of the size's")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -295,9 +296,10 @@ def main() -> None:
     if options.tokens:
         size = replace(size, tokens=options.tokens)
     report: dict[str, Any] = {"size": options.size, **vars(size), "seeds": options.seeds}
+    report["first_seed"] = options.first_seed
     for setting in settings:
         table = {kind: {side: [] for side in sides} for kind in kinds}
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             planted = Planted(setting, size, seed, device)
             held_out = planted.sample(HELD_OUT)
             steps = size.tokens // size.batch_tokens
