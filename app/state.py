@@ -86,14 +86,17 @@ def header(title: str) -> None:
     st.session_state["folder"] = str(sets[name])
     manifest = read_manifest(sets[name])
     layers = manifest["layers"]
+    own = manifest.get("per_layer", {})
+    sizes = {own.get(str(layer), {}).get("d_sae", manifest["d_sae"]) for layer in layers}
     model = Path(str(manifest["model"])).name
     organism = (
         " gpt2-mini is a small model made for saekit, a model organism: nothing here is a claim "
         "about GPT-2."
     )
+    widths = " or ".join(f"{size:,}" for size in sorted(sizes))
     left.caption(
-        f"Model {plain(model)}, layers {layers[0]}-{layers[-1]}, {manifest['d_sae']:,} features "
-        f"each.{organism if model == 'gpt2-mini' else ''}"
+        f"Model {plain(model)}, layers {layers[0]}-{layers[-1]}, {widths} features each."
+        f"{organism if model == 'gpt2-mini' else ''}"
     )
 
 

@@ -7,7 +7,7 @@ import streamlit as st
 from app import state
 from saekit.coordinates import parse_layers
 from saekit.features.reader import RANKS
-from saekit.features.records import TokenHit
+from saekit.features.records import FeatureName, TokenHit
 from saekit.report.formatting import visible
 
 RANK_HELP = (
@@ -20,12 +20,19 @@ MAX_ROWS = 200
 _QUESTION = ("token", "rank", "layers", "density", "rows")
 
 
+def _called(name: FeatureName) -> str:
+    told = name.scores.detection
+    return "" if not name.kind else name.shown + ("" if told is None else f" {told:.2f}")
+
+
 def _rows(hits: list[TokenHit]) -> list[dict[str, object]]:
+    names = state.index().names
     return [
         {
             "feature": hit.name,
             "layer": hit.layer,
             "concept": ", ".join(state.concept_names(hit.layer, hit.feature)),
+            "name": _called(names.get(hit.layer, hit.feature)) if names else "",
             "token": visible(hit.token),
             "match": hit.match,
             "purity": hit.purity,
@@ -43,6 +50,12 @@ def _rows(hits: list[TokenHit]) -> list[dict[str, object]]:
 def _columns() -> dict[str, Any]:
     config = st.column_config
     return {
+        "name": config.TextColumn(
+            width=130,
+            help="Given by a rule to what the feature fires on or promotes, and the balanced "
+            "accuracy with which it tells where the feature fires, on text that did not choose "
+            "it: 0.5 is chance."
+        ),
         "match": config.NumberColumn(help="purity x fires on x peak.", format="%.2f"),
         "purity": config.NumberColumn(
             help="Share of the feature's activation that is on this token.", format="percent"
