@@ -210,7 +210,7 @@ class TopK(Architecture):
             error = error - values[:, first:end] @ p["W_dec"][first:end]
             total = total + error.square().sum() / (x.numel() * len(ends))
         aux = self._aux(pre, error.detach(), p, dead)
-        total = total + self.config.aux_coefficient * aux
+        total = total + self.config.aux_coefficient / len(ends) * aux
         return Loss(total, error.detach().square().sum(), aux.detach(), values)
 
     def _aux(self, pre: Tensor, error: Tensor, p: Parameters, dead: Int[Tensor, " dead"]) -> Tensor:
@@ -247,7 +247,9 @@ class BatchTopK(TopK):
 class Matryoshka(BatchTopK):
     """BatchTopK whose first features alone reconstruct, too (Bussmann et al. 2025, 2503.17547).
 
-    L = mean over the prefixes of R with the features of that prefix only, + aux_coefficient * A
+    L = (sum over n prefixes of R with the features of that prefix alone + aux_coefficient * A) / n
+
+    (the paper's sum; divided, so that L does not grow with n).
     """
 
     name = "matryoshka"

@@ -164,7 +164,8 @@ def _add_aux(
     pre = torch.addmm(b_enc, centred, W_enc.T)
     pairs = kernels.largest(pre, min(kind.config.aux_k, len(dead)))
     total = squared.clamp_min(torch.finfo(torch.float32).tiny)
-    scale = (-2 * kind.config.aux_coefficient / total.double()).float()
+    coefficient = kind.config.aux_coefficient / len(kind.ends())
+    scale = (-2 * coefficient / total.double()).float()
     aux = kernels.forward_backward(
         centred, result.errors[-1].contiguous(), W_enc, b_enc, W_dec, pairs,
         [len(dead)], [scale], rectify=False,

@@ -110,3 +110,18 @@ def test_auxk_by_hand():
     loss = loss_of("topk", [[3.0, 4.0]], shifted, torch.tensor([0]), aux_k=1, aux_coefficient=0.5)
     assert loss.extra == pytest.approx(1 / 9)
     assert loss.total == pytest.approx(9 / 2 + 0.5 / 9)
+
+
+def test_auxk_of_nested_dictionaries_counts_once():
+    """As above with one prefix more: 16 / 2 and 9 / 2 and the auxiliary part, over the two.
+
+    Mutation tried: the auxiliary part not divided by the number of prefixes (fails here, and the
+    sparse step then disagrees with this loss).
+    """
+    shifted = plain(b_enc=torch.tensor([-1.0, 0.0]))
+    loss = loss_of(
+        "matryoshka", [[3.0, 4.0]], shifted, torch.tensor([0]), k=1, aux_k=1, aux_coefficient=0.5,
+        prefixes=(0.5,),
+    )  # fmt: skip
+    assert loss.extra == pytest.approx(1 / 9)
+    assert loss.total == pytest.approx((25 / 2 + 9 / 2 + 0.5 / 9) / 2)
