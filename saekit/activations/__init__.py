@@ -9,7 +9,14 @@ from saekit.activations.residuals import (
     run_blocks,
     unembed,
 )
-from saekit.activations.rows import Text, TextRows, context_rows, documents_of, texts_of
+from saekit.activations.rows import (
+    Text,
+    TextRows,
+    check_length,
+    context_rows,
+    documents_of,
+    texts_of,
+)
 from saekit.activations.shuffling import ShuffleBuffer
 from saekit.activations.sources import ActivationSource, ModelActivations
 
@@ -21,6 +28,7 @@ __all__ = [
     "Text",
     "TextRows",
     "check_layers",
+    "check_length",
     "context_rows",
     "documents_of",
     "embed",

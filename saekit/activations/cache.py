@@ -18,7 +18,7 @@ from saekit.activations.cache_file import (
     open_cache,
     written_shards,
 )
-from saekit.errors import FormatError, InputError
+from saekit.errors import FormatError, InputError, MismatchError
 from saekit.model.loading import LanguageModel
 
 READ_TOKENS = 4096  # tokens per pass: 6 MB per layer of width 768
@@ -71,6 +71,7 @@ class CachedActivations:
         context: int | None = None,
         tokens: int | None = None,
         text: str = "",
+        exact: bool = False,
     ) -> None:
         """Refuse a cache that is not of this run.
 
@@ -79,13 +80,19 @@ class CachedActivations:
             context: tokens per row; None for any.
             tokens: how many the run needs; None for any number.
             text: the name of the text; "" for any.
+            exact: refuse activations that were computed or kept in bfloat16.
 
         Raises:
-            MismatchError: another model, BOS, context or text (both values are named).
+            MismatchError: another model, BOS, context, text or precision (both values are named).
             InputError: too few tokens.
         """
         self.header.check_model(self.path, model, context)
         self.header.check_text(self.path, text)
+        if exact and (self.header.model_bf16 or self.header.precision != "float32"):
+            raise MismatchError(
+                f"{self.path} holds activations in bfloat16; this run asks for float32: give "
+                "another --cache, or leave out --float32."
+            )
         if tokens is not None and self.n_tokens < tokens:
             whole = "" if self.n_tokens == self.header.n_tokens else ", its writing was cut short"
             raise InputError(

@@ -83,6 +83,28 @@ def context_rows(
     return (row.ids for row in _packed(model, documents, context, Place()))
 
 
+def check_length(model: LanguageModel, sources: Sequence[str] | None, context: int) -> None:
+    """Refuse files that hold less than one context: `open_text` repeats them without end.
+
+    Text that saekit brings and data sets on the hub are taken to be long enough.
+
+    Raises:
+        InputError: too little text, or what `read_source` and `context_rows` say.
+    """
+    if not sources or not all(Path(source).exists() for source in sources):
+        return
+    documents = chain.from_iterable(read_source(str(source)) for source in sources)
+    if next(context_rows(model, documents, context), None) is None:
+        raise _too_short(context)
+
+
+def _too_short(context: int) -> InputError:
+    return InputError(
+        f"The text is shorter than one context of {context} tokens; "
+        "give more text or a smaller context."
+    )
+
+
 class Rows(NamedTuple):
     """Several contexts: token ids, and the number of the document that each token is of."""
 
@@ -128,10 +150,7 @@ class TextRows:
             if once:
                 return
             if not found:
-                raise InputError(
-                    f"The text is shorter than one context of {self.context} tokens; "
-                    "give more text or a smaller context."
-                )
+                raise _too_short(self.context)
 
     def take(self, n: int) -> Rows | None:
         """The next `n` rows (fewer where a one-shot text ends), or None after its end.

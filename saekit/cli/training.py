@@ -69,18 +69,22 @@ def _cached(
     failure = None
     if world.is_first:
         try:
-            write_cache(model, text, path, needed, layers, config.context, name, bf16=config.bf16)
+            write_cache(
+                model, text, path, needed, layers, config.context, name,
+                precision="bfloat16" if config.bf16 else "float32", bf16=config.bf16,
+            )  # fmt: skip
         except SaekitError as error:
             failure = error
     world.check(failure)
     cache = CachedActivations(path, world.own(layers), model.device)
-    cache.check(model, config.context, needed, name)
+    cache.check(model, config.context, needed, name, exact=not config.bf16)
     return cache
 
 
 def _train(args: argparse.Namespace) -> None:
     import torch
 
+    from saekit.activations import check_length
     from saekit.coordinates import parse_layers
     from saekit.model.loading import load_model
     from saekit.sae.config import TrainConfig
@@ -95,6 +99,8 @@ def _train(args: argparse.Namespace) -> None:
     chosen["per_layer"] = _layer_settings(args.at, model.n_layers) or None
     chosen["bf16"] = False if args.float32 else None
     config = TrainConfig(**{name: value for name, value in chosen.items() if value is not None})
+    config.check()
+    check_length(model, args.text, config.context)
     world = join(args.device)
     sinks = []
     if args.tensorboard and world.is_first:
@@ -121,10 +127,13 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from saekit.sae.evaluation import evaluate
+    from saekit.activations import check_length
+    from saekit.sae.evaluation import DEFAULT_CONTEXT, evaluate
     from saekit.sae.table import evaluation_table
 
     model, dictionaries = open_set(args)
+    context = dictionaries.manifest.get("training", {}).get("context") or DEFAULT_CONTEXT
+    check_length(model, args.text, min(context, model.n_ctx))
     rows = evaluate(model, dictionaries, held_out_text(args), tokens=args.tokens)
     show(args, {"dictionaries": str(dictionaries.path), "layers": rows}, evaluation_table(rows))
 

@@ -33,6 +33,7 @@ from saekit.sae.splicing import ZeroAblation, clean_output, splice_losses
 from saekit.sae.storage import DictionarySet
 
 _PASS_TOKENS = 1024  # of one model pass: tried 512 to 4096 on CPU (more: allocation dominates)
+DEFAULT_CONTEXT = 128  # of dictionaries that do not say theirs
 DENSITY_EDGES = tuple(step / 2 for step in range(-12, 1))  # log10 firing rate, -6 to 0
 
 
@@ -187,7 +188,9 @@ def evaluate(
     if isinstance(dictionaries, DictionarySet):
         dictionaries.check_model(model)
         context = context or dictionaries.manifest.get("training", {}).get("context")
-    context = min(context or 128, model.n_ctx)
+    if tokens < 1:
+        raise InputError(f"Nothing can be measured on {tokens} tokens; give at least 1.")
+    context = min(context or DEFAULT_CONTEXT, model.n_ctx)
     parts = sorted(dictionaries, key=lambda dictionary: dictionary.layer)
     wanted = check_layers(model, [*(part.layer for part in parts), model.n_layers])
     sums = [_Sums(dictionary) for dictionary in parts]

@@ -90,5 +90,5 @@ def _interleaved(streams: list[Iterator[Document]]) -> Iterator[Document]:
     while True:
         least = characters.index(min(characters))
         document = next(streams[least])
-        characters[least] += _characters(document)
+        characters[least] += max(1, _characters(document))  # rows of no ids would never end
         yield document

@@ -3,6 +3,7 @@
 import json
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,3 +91,58 @@ def test_a_missing_logger_is_named(tiny_model_folder, text, tmp_path, capsys, mo
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert train(tiny_model_folder, text, tmp_path / "set", "--wandb", "project") == 2
     assert "pip install wandb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["short.txt", "bos.npy", "no_rows.npy"])
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_files_shorter_than_a_context_are_refused(
+    command, source, tiny_model_folder, text, tmp_path, capsys
+):
+    """They used to be repeated without end; ids that are all BOS never filled a row."""
+    (tmp_path / "short.txt").write_text("a few words")
+    np.save(tmp_path / "bos.npy", np.zeros(500, int))
+    np.save(tmp_path / "no_rows.npy", np.zeros((3, 0), int))
+    if command == "evaluate":
+        assert train(tiny_model_folder, text, tmp_path / "set") == 0
+        assert main(["evaluate", str(tmp_path / "set"), "--text", str(tmp_path / source)]) == 2
+    else:
+        assert train(tiny_model_folder, tmp_path / source, tmp_path / "out") == 2
+        assert not (tmp_path / "out").exists()
+    assert "shorter than one context of 32 tokens" in capsys.readouterr().err
+
+
+def test_float32_keeps_a_float32_cache(tiny_model_folder, text, tmp_path, capsys):
+    """`--float32` with a cache is exactly `--float32` without; a bfloat16 cache is refused."""
+    cache, exact = ("--cache", str(tmp_path / "cache.h5")), "--float32"
+    assert train(tiny_model_folder, text, tmp_path / "plain", exact) == 0
+    assert train(tiny_model_folder, text, tmp_path / "cached", exact, *cache) == 0
+    plain, cached = (DictionarySet.load(tmp_path / name) for name in ("plain", "cached"))
+    for one, other in zip(plain, cached, strict=True):
+        assert torch.equal(one.W_enc, other.W_enc)
+    narrow = "--cache", str(tmp_path / "narrow.h5")
+    assert train(tiny_model_folder, text, tmp_path / "narrow", *narrow) == 0
+    assert train(tiny_model_folder, text, tmp_path / "refused", exact, *narrow) == 2
+    assert "bfloat16; this run asks for float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--device", "nowhere"], 'device "nowhere" cannot be used'),
+        (["--features", str(10**12)], "not enough memory"),
+        (["--tensorboard", __file__], "Cannot write to"),
+    ],
+)
+def test_what_the_machine_cannot_do_is_one_sentence(
+    more, words, tiny_model_folder, text, tmp_path, capsys
+):
+    assert train(tiny_model_folder, text, tmp_path / "set", *more) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_evaluating_nothing_is_refused(tiny_model_folder, text, tmp_path, capsys):
+    assert train(tiny_model_folder, text, tmp_path / "set") == 0
+    arguments = ["evaluate", str(tmp_path / "set"), "--text", str(text), "--tokens", "0"]
+    assert main(arguments) == 2
+    assert "0 tokens" in capsys.readouterr().err
