@@ -42,6 +42,11 @@ def _version() -> str:
     return f"saekit {__version__}"
 
 
+def _no_memory(error: Exception) -> bool:
+    words = "allocate memory", "out of memory"
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command; errors of the user are one sentence on stderr and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -51,6 +56,16 @@ def main(argv: list[str] | None = None) -> int:
     except SaekitError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
+    except (MemoryError, RuntimeError) as error:  # torch raises a RuntimeError
+        if not _no_memory(error):
+            raise
+        reason = str(error).strip().splitlines()[-1:] or ["MemoryError"]
+        print(
+            f"{PROG}: There is not enough memory for this ({reason[0]}): ask for fewer features or "
+            "tokens at once.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print(f"{PROG}: stopped", file=sys.stderr)
         return 130

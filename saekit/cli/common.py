@@ -44,10 +44,11 @@ def dictionary_folder(args: argparse.Namespace) -> Path:
 
 def open_set(args: argparse.Namespace) -> tuple[Any, Any]:
     """The dictionary set and the model it was trained on."""
-    from saekit.model.loading import load_model
+    from saekit.model.loading import check_device, load_model
     from saekit.sae.storage import DictionarySet
 
     device = getattr(args, "device", "cpu")
+    check_device(device)
     dictionaries = DictionarySet.load(dictionary_folder(args), device=device)
     manifest = dictionaries.manifest
     model = load_model(

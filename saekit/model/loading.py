@@ -207,6 +207,7 @@ def load_model(
 
     Raises:
         ModelError: unknown name, unreachable hub, not a GPT-2, missing or truncated weights.
+        InputError: a device that this machine or this torch does not have.
     """
     if isinstance(id, LanguageModel):
         return id
@@ -214,6 +215,7 @@ def load_model(
         source = id.config._name_or_path
         install(id)
         return LanguageModel(source, id.eval(), _open_tokenizer(_folder(source)), prepend_bos)
+    check_device(device)
     path = _folder(id)
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
@@ -231,6 +233,21 @@ def load_model(
             f"The tokenizer of {path} has {len(tokenizer)} tokens, the model {config.vocab_size}."
         )
     return LanguageModel(id, hf.eval().to(device), tokenizer, prepend_bos)  # pyright: ignore[reportArgumentType]
+
+
+def check_device(device: str) -> None:
+    """Prove that tensors can be made there, before anything is loaded.
+
+    Raises:
+        InputError: a device that this machine or this torch does not have.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f'The device "{device}" cannot be used ({reason}): give --device cpu.'
+        ) from error
 
 
 def _open_weights(path: str, dtype: torch.dtype) -> GPT2LMHeadModel:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from saekit.errors import InputError, TrainingError
-from saekit.files import write_text
+from saekit.files import ensure_writable, write_text
 from saekit.sae.layer import LayerTraining
 from saekit.sae.step import StepResult
 
@@ -77,16 +77,24 @@ def check_finite(figures: Mapping[int, Mapping[str, float]], step: int) -> None:
         if not row["fvu"] < float("inf"):  # false for NaN too
             raise TrainingError(
                 f"The loss of layer {layer} is {row['fvu']} at step {step}; earlier checkpoints "
-                "are intact: resume with a lower lr."
+                "are intact: lower the learning rate (or sparsity), in another --out folder."
             )
 
 
 def keep_lines(path: Path, step: int) -> None:
     """Drop the metrics that a killed run wrote after its last checkpoint."""
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
         write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; infinite for what a kill cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def jsonl_sink(path: Path) -> Sink:
@@ -117,13 +125,13 @@ def tensorboard_sink(folder: Path) -> Sink:
     """Writes TensorBoard event files.
 
     Raises:
-        InputError: TensorBoard is not installed.
+        InputError: TensorBoard is not installed, or the folder cannot be written.
     """
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError as error:
         raise InputError("TensorBoard is not installed: pip install tensorboard.") from error
-    writer = SummaryWriter(str(folder))
+    writer = SummaryWriter(str(ensure_writable(folder)))
 
     def write(line: dict[str, Any]) -> None:
         for name, value in _scalars(line).items():
@@ -137,11 +145,17 @@ def wandb_sink(project: str, config: dict[str, Any]) -> Sink:
     """Sends lines to Weights & Biases (mode and account as its environment variables say).
 
     Raises:
-        InputError: wandb is not installed.
+        InputError: wandb is not installed, has no account, or cannot be reached.
     """
     try:
         import wandb
     except ImportError as error:
         raise InputError("Weights & Biases is not installed: pip install wandb.") from error
-    run = wandb.init(project=project, config=config)
+    try:
+        run = wandb.init(project=project, config=config)
+    except wandb.Error as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"Weights & Biases cannot be used ({reason}): set WANDB_MODE=offline to log locally."
+        ) from error
     return lambda line: run.log({"tokens": line["tokens"], **_scalars(line)}, step=line["step"])
