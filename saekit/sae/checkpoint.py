@@ -20,6 +20,7 @@ from torch import Tensor
 
 from saekit.errors import FormatError, MismatchError
 from saekit.files import read_json, write_json
+from saekit.model.loading import LanguageModel
 from saekit.sae.config import TrainConfig
 from saekit.sae.layer import LayerTraining
 from saekit.sae.storage import load_tensors, save_tensors
@@ -59,7 +60,8 @@ def commit(
     place: Place,
     owners: Mapping[int, int],
     config: TrainConfig,
-    fingerprint: str,
+    model: LanguageModel,
+    text_name: str = "",
 ) -> None:
     """Make the tensor files of a step the checkpoint, and remove older ones.
 
@@ -68,7 +70,8 @@ def commit(
         place: how far the run got.
         owners: which process wrote each layer.
         config: of the run.
-        fingerprint: of the model.
+        model: whose stream is learnt.
+        text_name: what the text is, in words.
 
     Raises:
         InputError: the disk is full; the checkpoint before this one is still whole.
@@ -81,7 +84,9 @@ def commit(
         "step": place.step,
         "position": place.position,
         "files": files,
-        "fingerprint": fingerprint,
+        "fingerprint": model.fingerprint,
+        "prepend_bos": model.prepend_bos,
+        "text": text_name,
         "config": config.to_dict(),
     }
     write_json(folder / CHECKPOINT, document)
@@ -96,13 +101,35 @@ def _remove_others(folder: Path, keep: set[str]) -> None:
                 path.unlink()
 
 
-def read_checkpoint(folder: Path, config: TrainConfig, fingerprint: str) -> dict[str, Any] | None:
+def other_input(stored: Mapping[str, Any], prepend_bos: bool, text_name: str) -> list[str]:
+    """What was read otherwise than now, by a checkpoint or a manifest; what is unknown is equal."""
+    now = {"prepend_bos": prepend_bos, "text": text_name}
+    return [
+        f"{name} {stored[name]} -> {value}"
+        for name, value in now.items()
+        if stored.get(name, "") != "" and value != "" and stored[name] != value
+    ]
+
+
+def read_checkpoint(
+    folder: Path,
+    config: TrainConfig,
+    model: LanguageModel,
+    text_name: str = "",
+    numbers: int | None = None,
+) -> dict[str, Any] | None:
     """The newest whole checkpoint, checked against the run to be continued; None if there is none.
+
+    Args:
+        folder: where it is.
+        config, model, text_name: of the run (see `commit`).
+        numbers: how many tell a place in the data; a cache and a text have different ones.
 
     Raises:
         FormatError: the file is broken.
-        MismatchError: another model, or settings that would change the result.
+        MismatchError: another model or text, or settings that would change the result.
     """
+    fingerprint = model.fingerprint
     path = folder / CHECKPOINT
     if not path.exists():
         return None
@@ -112,7 +139,13 @@ def read_checkpoint(folder: Path, config: TrainConfig, fingerprint: str) -> dict
             f"{path} was made with a model of fingerprint {document.get('fingerprint')}; "
             f"this one has {fingerprint}."
         )
-    changed = config.differences(document.get("config", {}))
+    stored, position = document.get("config"), document.get("position")
+    if not isinstance(stored, dict) or not isinstance(position, list):
+        raise FormatError(f"{path} is no checkpoint of a training; delete {folder} to start again.")
+    changed = config.differences(stored)
+    changed += other_input(document, model.prepend_bos, text_name)
+    if numbers is not None and len(position) != numbers:
+        changed.append("activations from a cache -> from text, or the reverse")
     if changed:
         raise MismatchError(
             f"{path} was made with other settings ({'; '.join(changed)}); "
@@ -140,7 +173,7 @@ def load_layers(folder: Path, document: dict[str, Any], layers: Sequence[LayerTr
                 {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             )
         return Place(int(document["step"]), [int(n) for n in document["position"]])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise FormatError(f"{path} lacks {error}; delete {folder} to start again.") from error
 
 

@@ -6,7 +6,9 @@ One model pass feeds every layer.  Out come a dictionary set (SAELens folders an
 
 import logging
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +23,7 @@ from saekit.activations import (
 )
 from saekit.compiled import keep_freed_memory
 from saekit.coordinates import hook_name
-from saekit.errors import InputError, MismatchError, SaekitError
+from saekit.errors import InputError, MismatchError, SaekitError, TrainingError
 from saekit.files import ensure_writable
 from saekit.model.loading import LanguageModel, LoadableModel, load_model
 from saekit.sae import checkpoint, metrics
@@ -41,6 +43,7 @@ from saekit.sae.storage import (
 logger = logging.getLogger(__name__)
 WORK = "training"
 _LOG_STEPS = 10
+_CHECKPOINT_SECONDS = 600.0  # at most (and a few steps) is lost where tokens take long
 
 
 def _prepare(out: Path, resume: bool) -> Path:
@@ -56,11 +59,14 @@ def _prepare(out: Path, resume: bool) -> Path:
     return ensure_writable(work)
 
 
-def _finished(model: LanguageModel, config: TrainConfig, out: Path) -> DictionarySet:
+def _finished(
+    model: LanguageModel, config: TrainConfig, out: Path, text_name: str
+) -> DictionarySet:
     """The set that a completed run left in `out`, if it is the one asked for."""
     finished = DictionarySet.load(out)
     finished.check_model(model)
     changed = config.differences(finished.manifest.get("training", {}))
+    changed += checkpoint.other_input(finished.manifest, model.prepend_bos, text_name)
     if changed:
         raise MismatchError(
             f"The training in {out} is complete and had other settings ({'; '.join(changed)}); "
@@ -68,6 +74,15 @@ def _finished(model: LanguageModel, config: TrainConfig, out: Path) -> Dictionar
         )
     logger.warning("the training in %s is complete: nothing to resume", out)
     return finished
+
+
+@contextmanager
+def _before(step: int) -> Iterator[None]:
+    """Names the step in errors of the activations that it needs."""
+    try:
+        yield
+    except TrainingError as error:
+        raise TrainingError(f"Before step {step}: {error}") from error
 
 
 def train(
@@ -134,9 +149,14 @@ class Run:
         self.model, self.config, self.out, self.world = model, config, out, world
         self.dtype, self.text_name, self.sinks = dtype, text_name, list(sinks)
         self.all_layers = check_layers(model, config.layers)
+        if world.size > len(self.all_layers):
+            raise InputError(
+                f"{world.size} processes cannot share {len(self.all_layers)} layers: start at most "
+                "one per layer."
+            )
         if wrong := sorted(set(config.per_layer) - set(self.all_layers)):
             raise InputError(f"Layer {wrong[0]} has settings of its own but is not trained.")
-        self.text, self.step = text, 0
+        self.text, self.step, self._saved = text, 0, time.monotonic()
 
     def start(self, resume: bool) -> DictionarySet:
         """Prepare, train, save."""
@@ -149,7 +169,7 @@ class Run:
                 failure = error
         self.world.check(failure)
         if resume and (self.out / MANIFEST).exists():
-            return _finished(self.model, self.config, self.out)
+            return _finished(self.model, self.config, self.out, self.text_name)
         self.buffer = self._open_buffer()
         scratch, device = Scratch(self.model.device), self.model.device
         self.layers = [
@@ -190,11 +210,14 @@ class Run:
         """Continue from the checkpoint, or measure the input and begin."""
         found = None
         if resume:
-            found = checkpoint.read_checkpoint(self.work, self.config, self.model.fingerprint)
+            found = checkpoint.read_checkpoint(
+                self.work, self.config, self.model, self.text_name, len(self.buffer.state())
+            )
             if found is None:
                 logger.warning("%s holds no checkpoint: starting from the beginning", self.work)
         if found is None:
-            self.buffer.fill()
+            with _before(1):
+                self.buffer.fill()
             for slot, training in enumerate(self.layers):
                 training.fit_input(self.buffer.held(slot))
             return
@@ -213,31 +236,44 @@ class Run:
             while self.step < config.steps:
                 self._one_step(x, figures)
                 progress.advance(config.batch_tokens)
-                saving = self._crosses(config.checkpoint_tokens)
-                if saving or self.step % _LOG_STEPS == 0 or self.step in (1, config.steps):
+                if self.step == config.steps:  # nothing is left to stop: the set is saved
+                    return self._log(figures, progress)
+                saving, stopping = self._due(stop)
+                # figures are looked at before their weights are saved
+                if saving or stopping or self.step % _LOG_STEPS == 0 or self.step == 1:
                     last = self._log(figures, progress)
-                if stop.came and not saving:  # never save figures that were not looked at
-                    last = self._log(figures, progress) if figures.steps else last
-                stopping = self.world.any(stop.came) if self._may_stop(stop) else False
-                if (saving or stopping) and self.step < config.steps:
+                if saving or stopping:
                     self._checkpoint()
                 if stopping:
                     stop.leave(self.step, config.steps)
         return last
 
-    def _may_stop(self, stop: StopSignal) -> bool:
-        """Alone at once; together when all ask each other anyhow."""
-        return stop.came if self.world.size == 1 else self.step % _LOG_STEPS == 0
+    def _due(self, stop: StopSignal) -> tuple[bool, bool]:
+        """Whether to save a checkpoint and whether to end the run, alike in all processes.
+
+        A signal comes to each process at a step of its own, and clocks differ: processes that
+        train together ask each other at every log line.
+        """
+        saving, stopping = self._crosses(self.config.checkpoint_tokens), stop.came
+        at_line = self.step % _LOG_STEPS == 0
+        if at_line:
+            late = time.monotonic() - self._saved > _CHECKPOINT_SECONDS
+            saving |= self.world.any(late)
+        if self.world.size > 1:
+            stopping = at_line and self.world.any(stopping)
+        return saving, stopping
 
     def _one_step(self, x: torch.Tensor, figures: metrics.Figures) -> None:
         config, step = self.config, self.step
-        places = self.buffer.next_batch()
+        with _before(step + 1):
+            places = self.buffer.next_batch()
         factor, sparsity = config.schedule(step), config.sparsity_schedule(step)
-        decaying = step >= (1 - config.decay) * config.steps
+        decaying = config.decay > 0 and step >= (1 - config.decay) * config.steps
+        counting = decaying or config.decay == 0
         resampling = not decaying and self._crosses(config.dead_tokens)
         for slot, training in enumerate(self.layers):
             self.buffer.layer(slot, places, out=x)
-            figures.add(slot, training.step(x, factor, sparsity, count=decaying))
+            figures.add(slot, training.step(x, factor, sparsity, count=counting))
             if resampling:
                 training.resample(self.buffer.layer(slot, places), seed=step)
         self.step += 1
@@ -274,8 +310,9 @@ class Run:
         if self.world.is_first:
             place = checkpoint.Place(self.step, self.buffer.state())
             owners = self.world.owners(self.all_layers)
-            checkpoint.commit(self.work, place, owners, self.config, self.model.fingerprint)
+            checkpoint.commit(self.work, place, owners, self.config, self.model, self.text_name)
         self.world.check(None)
+        self._saved = time.monotonic()
 
     def _save(self, last: dict[int, dict[str, float]]) -> DictionarySet:
         """Save the set, then remove the checkpoint."""

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from saekit.errors import InputError
+from saekit.sae.config import TrainConfig
 from saekit.sae.distributed import World, local_device
 from saekit.sae.storage import DictionarySet
+from saekit.sae.training import train
 from saekit.text import relational
 
 STEPS, BATCH = 50, 100
@@ -104,6 +106,39 @@ def test_a_dead_process_ends_the_run_and_leaves_a_checkpoint(tiny_model_folder, 
     resumed = [*command(tiny_model_folder, text, out, 1, steps=2000), "--resume"]
     subprocess.run(resumed, check=True, capture_output=True)
     assert DictionarySet.load(out).manifest["tokens"] == 2000 * BATCH
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tiny_model_folder, text, tmp_path):
+    """Mutation tried: a process that was told to stop writes a log line of its own (as a run of
+    one process does), which the others take for something else."""
+    out = tmp_path / "set"
+    metrics = out / "metrics.jsonl"
+    run = command(tiny_model_folder, text, out, 2, steps=3000)
+    run[run.index("--checkpoint-tokens") + 1] = "1000000"
+    process = subprocess.Popen(
+        run, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.02)
+        workers = subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+        )
+        os.kill(int(workers.stdout.split()[0]), signal.SIGTERM)
+        errors = process.communicate(timeout=300)[1]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "Stopped by SIGTERM after step" in errors
+    step = json.loads((out / "training" / "checkpoint.json").read_text())["step"]
+    assert step % 10 == 0 and f"after step {step} of" in errors
+
+
+def test_more_processes_than_layers_are_refused(tiny_model, tmp_path):
+    config = TrainConfig(tokens=2000, batch_tokens=100, context=32, layers=(1,))
+    with pytest.raises(InputError, match="2 processes cannot share 1 layers"):
+        train(tiny_model, ["a"], config, tmp_path, world=World(0, 2))
 
 
 def test_layers_are_dealt_out_in_turn():

@@ -12,8 +12,8 @@ from itertools import islice
 import pytest
 import torch
 
-from saekit.activations import residuals
-from saekit.errors import InputError, MismatchError, TrainingError
+from saekit.activations import CachedActivations, residuals, write_cache
+from saekit.errors import FormatError, InputError, MismatchError, TrainingError
 from saekit.sae import tensors
 from saekit.sae.config import TrainConfig
 from saekit.sae.storage import DictionarySet
@@ -173,6 +173,88 @@ def test_resuming_with_other_settings_or_model_is_refused(
     other.__dict__["fingerprint"] = "another"
     with pytest.raises(MismatchError, match="another"):
         train(other, documents, CONFIG, tmp_path, resume=True)
+
+
+def test_resuming_with_other_input_is_refused(tiny_model, documents, tmp_path, monkeypatch):
+    """Another text, another BOS, or a place in a cache where one in a text is needed."""
+    with monkeypatch.context() as patch:
+        patch.setattr("saekit.sae.layer.LayerTraining.step", stop_at(15))
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_model, documents, CONFIG, tmp_path, text_name="stories")
+
+    def resumed(model=tiny_model, text=documents, name="stories"):
+        return train(model, text, CONFIG, tmp_path, resume=True, text_name=name)
+
+    with pytest.raises(MismatchError, match="text stories -> letters"):
+        resumed(name="letters")
+    bare = replace(tiny_model, prepend_bos=False)
+    with pytest.raises(MismatchError, match="prepend_bos True -> False"):
+        resumed(bare)
+    cache = write_cache(tiny_model, documents, tmp_path / "cache.h5", 4000, context=32)
+    with pytest.raises(MismatchError, match="from a cache"):
+        resumed(text=CachedActivations(cache))
+    resumed(name="")  # unknown: taken to be the same
+    with pytest.raises(MismatchError, match="complete.*text stories -> letters"):
+        train(tiny_model, documents, CONFIG, tmp_path / "named", text_name="stories")
+        train(tiny_model, documents, CONFIG, tmp_path / "named", resume=True, text_name="letters")
+
+
+def test_a_signal_in_the_last_step_changes_nothing(tiny_model, documents, tmp_path, monkeypatch):
+    """The set is saved, as nothing is left to stop."""
+    from saekit.sae.layer import LayerTraining
+
+    original = LayerTraining.step
+
+    def signalled(self, *args, **kwargs):
+        if self.adam_steps == CONFIG.steps - 1:
+            signal.raise_signal(signal.SIGTERM)
+            monkeypatch.setattr(LayerTraining, "step", original)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(LayerTraining, "step", signalled)
+    assert train(tiny_model, documents, CONFIG, tmp_path / "set").layers == [0, 1, 2, 3]
+
+
+def test_slow_runs_are_saved_by_the_clock(tiny_model, documents, tmp_path, monkeypatch):
+    """However many tokens lie between two checkpoints; metrics stay those of any other run."""
+    monkeypatch.setattr("saekit.sae.training._CHECKPOINT_SECONDS", 0.0)
+    config = replace(CONFIG, checkpoint_tokens=1_000_000)
+    with monkeypatch.context() as patch:
+        patch.setattr("saekit.sae.layer.LayerTraining.step", stop_at(27))
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_model, documents, config, tmp_path)
+    assert saved_step(tmp_path) == 20
+
+
+def test_without_decay_firings_are_counted_all_along(tiny_model, documents, tmp_path):
+    found = train(tiny_model, documents, replace(CONFIG, decay=0.0), tmp_path / "set")
+    assert (10 ** found[3].log_sparsity).sum() == pytest.approx(8, rel=0.05)
+
+
+def test_activations_that_are_not_finite_name_step_and_layer(tiny_model, documents, tmp_path):
+    from saekit.activations import ModelActivations
+
+    class Broken(ModelActivations):
+        def next_pass(self):
+            found = super().next_pass()
+            if self.position()[0] > self.rows_per_pass:  # not in the first pass
+                found[2, 5, 7] = float("nan")
+            return found
+
+    broken = Broken(tiny_model, documents, None, 32)
+    broken.rows_per_pass = 64
+    with pytest.raises(TrainingError, match=r"Before step \d+: The activations of layer 2"):
+        train(tiny_model, broken, CONFIG, tmp_path)
+    assert saved_step(tmp_path) == 10
+
+
+def test_a_foreign_checkpoint_is_refused(tiny_model, documents, tmp_path):
+    work = tmp_path / "training"
+    work.mkdir()
+    foreign = {"schema_version": 1, "fingerprint": tiny_model.fingerprint, "config": []}
+    (work / "checkpoint.json").write_text(json.dumps(foreign))
+    with pytest.raises(FormatError, match="no checkpoint of a training"):
+        train(tiny_model, documents, CONFIG, tmp_path, resume=True)
 
 
 def test_a_finished_set_is_not_overwritten(trained, tiny_model, documents):
