@@ -100,3 +100,15 @@ def ensure_writable(folder: str | Path) -> Path:
     except OSError as error:
         raise InputError(_os_sentence("write to", folder, error)) from error
     return folder
+
+
+def ensure_file_writable(path: str | Path) -> Path:
+    """Prove that a file can be written at `path`, before minutes of work; nothing is left there.
+
+    Raises:
+        InputError: it is a folder, or its folder cannot be written.
+    """
+    if Path(path).is_dir():  # an empty path is the folder that one is in
+        raise InputError(f"Cannot write {path or 'to an empty path'}: give the path of a file.")
+    ensure_writable(Path(path).resolve().parent)
+    return Path(path)

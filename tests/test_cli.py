@@ -182,6 +182,8 @@ def refused(capsys, *arguments):
         (["trace", "{set}", PROMPT, "--swap", "hot@5->cold"], 'position 5 is "large"'),
         (["trace", "{set}", PROMPT, "--variants", "{set}/none.txt"], "none.txt"),
         (["trace", "{set}", PROMPT, "--graph", "/proc/nowhere/graph.json"], "/proc/nowhere"),
+        (["trace", "{set}", PROMPT, "--graph", "{set}"], "the path of a file"),
+        (["trace", "{set}", PROMPT, "--device", "abacus"], 'no device "abacus"'),
         (["trace", "{set}", PROMPT, "--key", "8", "--query", "3"], "before"),
         (["trace", "{set}", PROMPT, "--target", "9/1"], "layer 9"),
         (["trace", "{set}", PROMPT, "--target", "0/1"], "0/1"),

@@ -44,7 +44,8 @@ def dictionary_folder(args: argparse.Namespace) -> Path:
 
 def open_set(args: argparse.Namespace) -> tuple[Any, Any]:
     """The dictionary set and the model it was trained on."""
-    from saekit.model.loading import check_device, load_model
+    from saekit.model.devices import check_device
+    from saekit.model.loading import load_model
     from saekit.sae.storage import DictionarySet
 
     device = getattr(args, "device", "cpu")

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from saekit.bundled import bundled
@@ -59,12 +58,12 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
 
 
 def _trace(args: argparse.Namespace) -> None:
-    from saekit.files import ensure_writable
+    from saekit.files import ensure_file_writable, ensure_writable
     from saekit.routes.circuit import render
 
     folder = ensure_writable(args.out) if args.out else None
-    if args.graph:
-        ensure_writable(Path(args.graph).resolve().parent)
+    if args.graph is not None:
+        ensure_file_writable(args.graph)
     prompts = _variant_prompts(args)
     opened = _open(args)
     circuit = _traced(args, opened)

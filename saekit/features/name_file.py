@@ -209,21 +209,30 @@ class FeatureNames:
         self._columns = {name: data[:] for name, data in file["features"].items()}  # type: ignore
 
     @classmethod
-    def open(cls, path: Path, index: "IndexFile") -> "FeatureNames":
-        """Read names.
+    def read(cls, path: Path) -> "FeatureNames":
+        """Read names, for whatever dictionaries they are.
 
         Raises:
             FormatError: truncated, not a file of names, or of an unknown version.
-            MismatchError: they are for other dictionaries than the index.
         """
         try:
             with h5py.File(path, "r") as file:
-                names = cls(path, file)
+                return cls(path, file)
         except (OSError, KeyError, ValueError) as error:
             raise FormatError(
                 f"{path} cannot be read (truncated, or not a file of names). "
                 f"Make it again: saekit names {path.parent}"
             ) from error
+
+    @classmethod
+    def open(cls, path: Path, index: "IndexFile") -> "FeatureNames":
+        """Read the names of an index.
+
+        Raises:
+            FormatError: as `read`.
+            MismatchError: they are for other dictionaries than the index.
+        """
+        names = cls.read(path)
         if (names.layers, names.dictionaries) != (index.layers, index.dictionaries):
             raise MismatchError(
                 f"{path} names the features of other dictionaries than those of {index.path}. "

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from saekit.bundled import bundled
 from saekit.errors import InputError, ModelError
+from saekit.model.devices import check_device
 from saekit.model.gating import gate_bias, install
 
 BUNDLED_MODELS = {"gpt2-mini": "dictionaries/gpt2-mini/model"}
@@ -124,7 +125,7 @@ class LanguageModel:
             InputError: the prompt is empty or longer than the context.
         """
         ids = self.tokens(text)
-        if not ids:
+        if not ids or not text.strip():
             raise InputError("The prompt is empty: give at least one word.")
         limit = self.n_ctx - self.prepend_bos
         if len(ids) > limit:
@@ -233,21 +234,6 @@ def load_model(
             f"The tokenizer of {path} has {len(tokenizer)} tokens, the model {config.vocab_size}."
         )
     return LanguageModel(id, hf.eval().to(device), tokenizer, prepend_bos)  # pyright: ignore[reportArgumentType]
-
-
-def check_device(device: str) -> None:
-    """Prove that tensors can be made there, before anything is loaded.
-
-    Raises:
-        InputError: a device that this machine or this torch does not have.
-    """
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(
-            f'The device "{device}" cannot be used ({reason}): give --device cpu.'
-        ) from error
 
 
 def _open_weights(path: str, dtype: torch.dtype) -> GPT2LMHeadModel:

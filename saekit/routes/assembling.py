@@ -24,6 +24,7 @@ from saekit.routes.attribution import (
 from saekit.routes.choosing import TargetChooser
 from saekit.routes.circuit import Circuit, rounded
 from saekit.routes.evidence import ablations, matches
+from saekit.routes.naming import Namer, namer
 from saekit.routes.noting import notes
 from saekit.routes.replacing import Replacement
 from saekit.routes.shares import (
@@ -55,10 +56,13 @@ class CircuitBuilder:
         position: int,
         spans: Sequence[Any] = (),
         replacements: Sequence[Replacement] = (),
+        called: Namer | None = None,
     ) -> None:
-        """`replacements`: further ways to remove the set, beside zero and renormalised rows."""
+        """`replacements`: further ways to remove the set, beside zero and renormalised rows;
+        `called`: what to call a feature, by its concept when None."""
         self.model, self.exact, self.clean, self.spans = model, exact, clean, spans
         self.replacements = replacements
+        self.called = called or namer(catalogue, None)
         self.dictionaries, self.catalogue, self.position = dictionaries, catalogue, position
         self.first = int(model.prepend_bos)  # tensor index of position 1
         self.q = self.at(position)
@@ -128,7 +132,7 @@ class CircuitBuilder:
                 n_random, seed,
             ),
             matches=matches(
-                self.exact, clean, self.dictionaries, self.chooser, chosen, self.at(key), self.q,
+                self.exact, clean, self.dictionaries, self.called, chosen, self.at(key), self.q,
                 self.first,
             ),
         )  # fmt: skip
@@ -222,7 +226,7 @@ class CircuitBuilder:
                 feature=feature_name(layer, feature),
                 contribution=_number(value),
                 share=rounded(value / whole) if whole else None,
-                name=self.chooser.concept_of(layer, feature),
+                name=self.called(layer, feature),
             )
             for (layer, feature), value in strongest
         ]

@@ -169,9 +169,12 @@ class Resolver:
             None,
         )
         if span is None and not _same(token, change.name):
+            words = self.model.token_strings(self.clean.ids[self.first :].tolist())
+            places = [str(i) for i, word in enumerate(words, 1) if _same(word, change.name)]
+            where = f'; "{change.name}" is at position {", ".join(places)}' if places else ""
             raise InputError(
                 f'"{change.text}": position {change.position} is "{token.strip()}", and no concept '
-                f'"{change.name}" is active there.'
+                f'"{change.name}" is active there{where}.'
             )
         space = " " if token.startswith(" ") else ""
         new = self.model.single_token(space + change.word.strip())

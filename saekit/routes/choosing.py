@@ -8,6 +8,7 @@ A concept stands for its member that is most active at the query, at the deepest
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,9 @@ class TargetChooser:
         self.dictionaries, self.catalogue = dictionaries, catalogue
         self.query, self.position = query, position
         self.concepts = list(catalogue.concepts) if catalogue is not None else []
+        self._places: dict[str, set[int]] = defaultdict(set)
+        for span in spans:
+            self._places[span.name].add(span.position)
         self._spanned = {
             (span.name, layer)
             for span in spans
@@ -164,9 +168,11 @@ class TargetChooser:
         member = self._strongest_member(concept)
         if member is None:
             active = [other.name for other in self.concepts if self._strongest_member(other)]
+            where = sorted(self._places[concept.name], key=lambda at: abs(at - self.position))
             raise InputError(
                 f'The concept "{concept.name}" is not active at position {self.position}; '
-                f"active there: {', '.join(active) or 'none of the catalogue'}."
+                f"active there: {', '.join(active) or 'none of the catalogue'}; "
+                f"{concept.name} is active at: {', '.join(map(str, where)) or 'no position'}."
             )
         layer, feature = member
         return feature_target(

@@ -3,13 +3,15 @@
 import statistics
 from collections.abc import Sequence
 
+from tqdm.auto import tqdm
+
 from saekit.coordinates import feature_name, head_name
 from saekit.model.forward import ExactGPT2, Forward
 from saekit.routes import circuit as parts
 from saekit.routes.ablation import EdgeDrops
-from saekit.routes.choosing import TargetChooser
 from saekit.routes.circuit import rounded
 from saekit.routes.effects import effects
+from saekit.routes.naming import Namer
 from saekit.routes.replacing import RENORMALISE, ZERO, Replacement
 from saekit.routes.scores import Part, ScoreSplit, split_score
 from saekit.routes.shares import Head, share_of_drop
@@ -18,6 +20,7 @@ from saekit.sae.storage import DictionarySet
 
 TOP_HEADS = 3  # of the set, strongest first: what one can read beside a picture
 TOP_PAIRS = 3
+DELAY = 2.0  # seconds without a progress bar
 
 
 def ablations(
@@ -44,7 +47,8 @@ def ablations(
         (ZERO, True),
     ]
     rows = []
-    for instead, direct in ways if heads else []:
+    shown = tqdm(ways if heads else [], "ablations", leave=False, delay=DELAY, unit="way")
+    for instead, direct in shown:
         causal = EdgeDrops(exact, clean, target, key, heads, positions, instead, direct)
         (effect,) = effects(exact, clean, target, [heads], [key], None, instead, direct)
         joint, singles = causal.joint(heads), sum(causal.single[head] for head in heads)
@@ -71,7 +75,7 @@ def matches(
     exact: ExactGPT2,
     clean: Forward,
     dictionaries: DictionarySet,
-    chooser: TargetChooser,
+    called: Namer,
     heads: Sequence[Head],
     key: int,
     query: int,
@@ -81,6 +85,7 @@ def matches(
 
     Args:
         heads: the strongest first; those whose input layer has no dictionary are left out.
+        called: what to call a feature.
         key, query, first: tensor indices; `first` is position 1.
     """
     readable = [head for head in heads if head[0] in dictionaries.layers][:TOP_HEADS]
@@ -89,14 +94,14 @@ def matches(
         split_score(exact, clean, dictionaries[head[0]], head, query, key, against)
         for head in readable
     ]
-    return [_match(split, chooser, first) for split in found]
+    return [_match(split, called, first) for split in found]
 
 
-def _match(split: ScoreSplit, chooser: TargetChooser, first: int) -> parts.Match:
+def _match(split: ScoreSplit, called: Namer, first: int) -> parts.Match:
     layer = split.head[0]
 
     def name(part: Part) -> str | None:
-        return chooser.concept_of(layer, int(part))
+        return called(layer, int(part))
 
     return parts.Match(
         head=head_name(*split.head),

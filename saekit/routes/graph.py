@@ -33,6 +33,7 @@ from saekit.routes.attribution import Arrivals, arrivals, split_edge
 from saekit.routes.choosing import TargetChooser
 from saekit.routes.circuit import rounded
 from saekit.routes.graph_form import KEPT, Graph, NodeKey, kept_part
+from saekit.routes.naming import Namer, namer, names_of
 from saekit.routes.opening import opened, position_of_query, spans_of
 from saekit.routes.paths import frozen_maps
 from saekit.routes.targets import Target, activations, feature_target, token_direction, token_target
@@ -48,10 +49,10 @@ class GraphBuilder:
 
     def __init__(
         self, model: LanguageModel, exact: ExactGPT2, clean: Forward, dictionaries: DictionarySet,
-        catalogue: Catalogue | None, target: Target,
+        called: Namer, target: Target,
     ) -> None:  # fmt: skip
         self.model, self.exact, self.clean = model, exact, clean
-        self.dictionaries, self.catalogue, self.target = dictionaries, catalogue, target
+        self.dictionaries, self.called, self.target = dictionaries, called, target
         self.graph = Graph()
         self.features: dict[NodeKey, Target] = {}
 
@@ -86,9 +87,8 @@ class GraphBuilder:
         return self.graph.node("E", token, at, "embedding", f'Emb: "{text}"')
 
     def _feature_node(self, layer: int, feature: int, at: int, activation: float) -> NodeKey:
-        concept = None if self.catalogue is None else self.catalogue.name_of(layer, feature)
-        name = feature_name(layer, feature)
-        label = f"{concept} ({name})" if concept else name
+        own, name = self.called(layer, feature), feature_name(layer, feature)
+        label = f"{own} ({name})" if own else name
         return self.graph.node(
             layer, feature, at, "cross layer transcoder", label, activation=rounded(activation)
         )
@@ -268,5 +268,6 @@ def attribution_graph(
     exact = ExactGPT2(model, dtype)
     clean, index = exact.run(ids), position - 1 + model.prepend_bos
     chooser = TargetChooser(exact, clean, model, dictionaries, catalogue, index, position, spans)
-    builder = GraphBuilder(model, exact, clean, dictionaries, catalogue, chooser.choose(target))
+    called = namer(catalogue, names_of(dictionaries))
+    builder = GraphBuilder(model, exact, clean, dictionaries, called, chooser.choose(target))
     return builder.document(prompt)

@@ -54,6 +54,11 @@ class Intervener:
         after, written = with_features_held(
             self.exact, self.clean, self.dictionaries, clamps, self.query
         )
+        if not bool(after.isfinite().all()):
+            raise InputError(
+                f'"{" and ".join(change.text for change in changes)}" is too large a value: '
+                "the model's stream overflows."
+            )
         before = self.clean.resid[:, self.query]
         top = int(self.exact.unembed(before[-1])[0].argmax())
         layers = sorted({layer for layer, _ in clamps})

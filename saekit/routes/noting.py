@@ -17,8 +17,7 @@ def notes(circuit: Circuit, automatic_key: bool = False) -> list[str]:
     chosen, p = circuit.set, circuit.target.preactivation
     lines = [
         "One prompt is one anecdote: the numbers are about this prompt only.",
-        "Attribution is not causation: shares say what was carried in this forward pass; "
-        "only drops and causal shares come from an intervention.",
+        "Attribution is not causation: only drops and causal shares come from an intervention.",
     ]
     if circuit.model == "gpt2-mini":
         lines.append("gpt2-mini is a model organism: nothing here is a claim about GPT-2.")
@@ -74,9 +73,9 @@ def _why_this_key(circuit: Circuit) -> list[str]:
         return []
     following = others[0]
     return [
-        f"Position {own.position} is the key because most arrives from it: net {number(own.net)}; "
-        f"next is position {following.position}, {_quoted(circuit.token(following.position))}, "
-        f"with {number(following.net)}."
+        f"Position {own.position} is the key because most arrives from it (net {number(own.net)}); "
+        f"next is {following.position} {_quoted(circuit.token(following.position))} "
+        f"({number(following.net)})."
     ]
 
 

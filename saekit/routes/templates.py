@@ -27,8 +27,12 @@ def read_variants(path: str | Path) -> list[str]:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The file of variants {path} cannot be read: {error}.") from error
+    except OSError as error:
+        raise InputError(
+            f"The file of variants {path} cannot be read: {error.strerror}."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"The file of variants {path} is not text in UTF-8.") from error
     if path.suffix == ".toml":
         prompts = _filled(text, path)
     else:
@@ -48,10 +52,14 @@ def _filled(text: str, path: Path) -> list[str]:
     try:
         content = tomllib.loads(text)
         template = content.pop("template", None)
-        names = [name for _, name, _, _ in string.Formatter().parse(template or "") if name]
+        fields = [
+            field for field in string.Formatter().parse(template or "") if field[1] is not None
+        ]
     except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
         raise InputError(f"{path} is no template: {error}.") from error
-    if not names:
+    names = [str(name) for _, name, _, _ in fields]
+    plain = all(name.isidentifier() for name in names)
+    if not names or not plain or any(spec or conversion for _, _, spec, conversion in fields):
         raise InputError(f'{path} needs a line such as template = \'The "{{word}}" is "\'.')
     if set(names) != set(content):
         raise InputError(

@@ -26,6 +26,7 @@ from saekit.model.loading import LanguageModel
 from saekit.routes.assembling import CircuitBuilder
 from saekit.routes.circuit import Circuit
 from saekit.routes.means import HeadMeans
+from saekit.routes.naming import namer, names_of
 from saekit.routes.opening import opened, position_of_query, spans_of
 from saekit.routes.replacing import Replacement, mean_values, resampled
 from saekit.sae.storage import DictionarySet
@@ -85,7 +86,10 @@ def trace(
         spans = spans_of(model, dictionaries, catalogue, prompt)
     clean = exact.run(ids)
     others = _replacements(model, exact, clean, means, counterfactual)
-    builder = CircuitBuilder(model, exact, clean, dictionaries, catalogue, position, spans, others)
+    called = namer(catalogue, names_of(dictionaries))
+    builder = CircuitBuilder(
+        model, exact, clean, dictionaries, catalogue, position, spans, others, called
+    )
     return builder.circuit(prompt, target, given_key, heads, random_sets, seed)
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from saekit.wording import number, percent
 
 ENOUGH = 20  # below, an interval says little
 SHOWN_HEADS = 10
+SHOWN_PROMPT = 60  # characters
 
 
 @dataclass
@@ -119,7 +121,10 @@ def trace_variants(
                 reason = str(error)
         left_out.append({"prompt": prompt, "reason": reason})
     if len(circuits) < 2:
-        first = f' ("{left_out[0]["prompt"]}": {left_out[0]["reason"]})' if left_out else ""
+        first = ""
+        if left_out:
+            text = shorten(left_out[0]["prompt"], SHOWN_PROMPT, placeholder=" ...")
+            first = f' ("{text}": {left_out[0]["reason"]})'
         raise InputError(
             f"Variants need at least two prompts that can be traced; there are {len(circuits)} "
             f"of {len(prompts)}{first}."
@@ -248,7 +253,10 @@ def render_variants(variants: Variants) -> str:
         f"95% interval {interval}; random sets {number(variants.jaccard_random)})",
         f"  In the set: {', '.join(common)}" + ", ..." * (len(variants.heads) > SHOWN_HEADS),
     ]
-    lines += [f"  Left out: {row['prompt']} ({row['reason']})" for row in variants.left_out[:3]]
+    lines += [
+        f"  Left out: {shorten(row['prompt'], SHOWN_PROMPT, placeholder=' ...')} ({row['reason']})"
+        for row in variants.left_out[:3]
+    ]
     if variants.n < ENOUGH:
         lines.append(f"  Fewer than {ENOUGH} prompts: take the intervals as rough.")
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saekit.errors import FormatError, InputError, MismatchError
 from saekit.files import read_json, write_json
+from saekit.model.devices import check_device
 from saekit.model.loading import LanguageModel
 from saekit.sae.dictionary import BIASES, Dictionary
 from saekit.sae.folding import fold_centring, fold_decoder_norm
@@ -137,7 +138,9 @@ class DictionarySet:
 
         Raises:
             FormatError: no set there, an unknown version, a missing or truncated file.
+            InputError: no such device.
         """
+        check_device(device)
         path = Path(path)
         manifest = read_manifest(path)
         dictionaries = {}

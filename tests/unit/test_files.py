@@ -10,7 +10,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from saekit.errors import FormatError, InputError
-from saekit.files import atomic_path, ensure_writable, read_json, write_json, write_text
+from saekit.files import (
+    atomic_path,
+    ensure_file_writable,
+    ensure_writable,
+    read_json,
+    write_json,
+    write_text,
+)
 
 
 @contextmanager
@@ -64,6 +71,21 @@ def test_folder_that_cannot_exist(tmp_path):
         ensure_writable(tmp_path / "file" / "out")
     with pytest.raises(InputError, match="Cannot write to"):
         ensure_writable("/proc/saekit")
+
+
+def test_a_file_that_cannot_be_written(tmp_path):
+    """It is known before there is anything to write, and trying leaves nothing behind."""
+    assert ensure_file_writable(tmp_path / "new" / "a.json") == tmp_path / "new" / "a.json"
+    assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
+    (tmp_path / "file").write_text("x")
+    for path, words in (
+        (tmp_path, "give the path of a file"),
+        ("", "an empty path"),
+        (tmp_path / "file" / "a.json", "Cannot write to"),
+        ("/proc/saekit/a.json", "Cannot write to"),
+    ):
+        with pytest.raises(InputError, match=words):
+            ensure_file_writable(path)
 
 
 def test_full_disk_keeps_the_old_file(tmp_path):

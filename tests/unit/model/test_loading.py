@@ -59,14 +59,20 @@ def test_prompt_and_token_texts(tiny_model):
     assert tiny_model.single_token("large") != tiny_model.single_token(" large")
 
 
+def test_a_device_that_is_not_there(tiny_model_folder):
+    with pytest.raises(InputError, match='no device "abacus" here: use cpu'):
+        load_model(str(tiny_model_folder), device="abacus")
+
+
 def test_without_bos(tiny_model_folder):
     model = load_model(str(tiny_model_folder), prepend_bos=False)
     assert model.prompt("large").tolist() == model.tokens("large")
 
 
 def test_prompts_that_cannot_be_read(tiny_model):
-    with pytest.raises(InputError, match="prompt is empty"):
-        tiny_model.prompt("")
+    for text in ("", "  \n"):
+        with pytest.raises(InputError, match="prompt is empty"):
+            tiny_model.prompt(text)
     assert len(tiny_model.prompt(" large" * 63)) == 64
     with pytest.raises(InputError, match="has 64 tokens; .* reads at most 63"):
         tiny_model.prompt(" large" * 64)

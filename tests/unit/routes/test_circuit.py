@@ -1,5 +1,6 @@
 """The Circuit file: round trip, schema, refusals; the screen shows the JSON's numbers."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -8,7 +9,16 @@ import jsonschema
 import pytest
 
 from saekit.errors import FormatError
-from saekit.routes.circuit import Circuit, number, percent, render, rounded, schema
+from saekit.routes.circuit import (
+    Arrival,
+    Circuit,
+    CircuitConcept,
+    number,
+    percent,
+    render,
+    rounded,
+    schema,
+)
 from saekit.routes.tracing import trace
 
 FIXED = (
@@ -20,6 +30,12 @@ FIXED = (
 @pytest.fixture(scope="module")
 def circuit(tiny_model, random_dictionaries):
     return trace(tiny_model, random_dictionaries, 'The opposite of "large" is "', random_sets=10)
+
+
+def changed(circuit, **fields):
+    other = copy.copy(circuit)
+    vars(other).update(fields)
+    return other
 
 
 def test_round_trip(circuit, tmp_path):
@@ -82,7 +98,31 @@ def test_the_screen_shows_the_json(circuit):
     ):
         assert " ".join(words.split()) in " ".join(text.split()), words
     assert max(map(len, text.splitlines())) <= 100
-    assert len(text.splitlines()) < 60  # one screen, with every note there is
+    assert len(text.splitlines()) <= 45  # one screen, with every note there is
+
+
+def test_a_long_prompt_is_one_screen_too(circuit):
+    """Few of many concepts are listed, those at the ends of the edge first, and how many are not.
+
+    Mutation tried: the first ones in the order of positions.
+    """
+    row = {"name": "brackets", "kind": "class", "span": [0, 3], "features": list("abcdef")}
+    places = [1, 2, 3] * 10 + [circuit.key, circuit.query]
+    concepts = [CircuitConcept(**row, position=place) for place in places]
+    text = render(changed(circuit, concepts=concepts))
+    assert "(a, b, c, ...)" in text
+    assert "and 22 more (--json)" in text
+    shown = text.split("Concepts")[1].split("\n\n")[0].splitlines()
+    assert len(shown) == 11
+    assert shown[-2].split()[0] == str(circuit.query)
+
+
+def test_the_key_is_named_where_it_comes_from_even_if_little_does(circuit):
+    rows = [
+        Arrival(n, 1.0, 0.0, 1.0, share) for n, share in enumerate((0.3, 0.3, 0.2, 0.1, 0.1), 1)
+    ]
+    text = render(changed(circuit, arrivals=rows, key=5))
+    assert "5 'large' 10%, 1 more;" in text
 
 
 def test_numbers_are_written_one_way():

@@ -158,6 +158,8 @@ def test_bad_changes_are_one_sentence(one, sharp_features, named):
     no("Feature 2/9 does not exist", "2/9@5=0")
     no("has no dictionary for layer 7", "7/1@5=0")
     no('position 5 is "large", and no concept "hot" is active there', "hot@5->small")
+    no('"is" is at position 7', "is@5->small")
+    no("too large a value: the model's stream overflows", "large@5=1e999")
     no("is not one token of planted", "large@5->unbelievably")
     no("position 5 is that word already", "large@5->large")
     no("random_writes must be at least 0", "large@5=0", random_writes=-1)

@@ -265,8 +265,11 @@ def test_bad_input_is_one_sentence(one, known_features, named, tiny_model):
        target="3/0")  # fmt: skip
     no("is neither a concept (none are loaded), nor a feature", target="opposite of large")
     named_options = {"catalogue": catalogue, "spans": []}
-    no('The concept "large" is not active at position 8; active there: small',
-       target="large", **named_options)  # fmt: skip
+    no('The concept "large" is not active at position 8; active there: small; '
+       "large is active at: no position", target="large", **named_options)  # fmt: skip
+    there = [SimpleNamespace(name="large", position=place, first=0, last=3) for place in (2, 5)]
+    no("active there: small; large is active at: 5, 2.", target="large", catalogue=catalogue,
+       spans=there)  # fmt: skip
     no('The concept "hot one" was not found in these dictionaries', target="hot one",
        **named_options)  # fmt: skip
     no("is neither a concept (large, small, hot one, cold)", target="not at all", **named_options)

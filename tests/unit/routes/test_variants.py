@@ -52,6 +52,10 @@ def test_a_template_gives_all_combinations(tmp_path):
         ("a.toml", "template = '{a}'\nb = ['x']", "the template has a, the lists are b"),
         ("a.toml", "template = '{a}'\na = [1]", "a must be a list of words"),
         ("a.toml", "template = '{a} {'\na = ['x']", "is no template"),
+        ("a.toml", "template = '{a:d}'\na = ['x']", "needs a line such as template"),
+        ("a.toml", "template = '{a!r}'\na = ['x']", "needs a line such as template"),
+        ("a.toml", "template = '{} {a}'\na = ['x']", "needs a line such as template"),
+        ("a.toml", "template = '{a.b}'\na = ['x']", "needs a line such as template"),
         ("a.txt", "\n".join(map(str, range(1001))), "gives 1001 prompts; at most 1000"),
         ("a.toml", f"template = '{{a}}{{b}}'\na = {MANY}\nb = {MANY}", "gives 1600 prompts"),
     ],
@@ -62,8 +66,11 @@ def test_files_that_cannot_be_used(tmp_path, name, text, sentence):
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
-    with pytest.raises(InputError, match="nothing.txt cannot be read"):
+    with pytest.raises(InputError, match=r"nothing.txt cannot be read: No such file or dir\w+\.$"):
         read_variants(tmp_path / "nothing.txt")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\x00")
+    with pytest.raises(InputError, match="is not text in UTF-8"):
+        read_variants(tmp_path / "bytes.txt")
 
 
 def test_refused_values_are_counted_not_averaged():

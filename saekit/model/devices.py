@@ -1,0 +1,20 @@
+"""Devices that are there."""
+
+import torch
+
+from saekit.errors import InputError
+
+
+def check_device(device: str) -> None:
+    """Prove that tensors can be made there, before anything is loaded.
+
+    Raises:
+        InputError: a device that this machine or this torch does not have.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # no CUDA: the second
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f'The device "{device}" cannot be used ({reason}): give --device cpu.'
+        ) from error
