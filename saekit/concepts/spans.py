@@ -94,7 +94,7 @@ def prompt_spans(
         InputError: the prompt is empty or longer than the context.
         MismatchError: dictionaries or catalogue of another model.
     """
-    _check(model, dictionaries, catalogue)
+    check_catalogue(model, dictionaries, catalogue)
     ids = model.prompt(prompt)
     layers = dictionaries.layers
     streams, encoded = _encoded(model, dictionaries, ids)
@@ -125,13 +125,31 @@ def prompt_spans(
     return sorted(spans, key=lambda span: (span.position, span.first, span.name))
 
 
-def _check(model: LanguageModel, dictionaries: DictionarySet, catalogue: Catalogue) -> None:
+def check_catalogue(
+    model: LanguageModel, dictionaries: DictionarySet, catalogue: Catalogue
+) -> None:
+    """Refuse dictionaries of another model, and concepts of another model or dictionary set.
+
+    Raises:
+        MismatchError: with both fingerprints, or with a feature that the dictionaries do not have.
+    """
     dictionaries.check_model(model)
     if catalogue.fingerprint != model.fingerprint:
         raise MismatchError(
-            f'The concepts belong to model "{catalogue.model}" with fingerprint '
-            f'{catalogue.fingerprint}; "{model.id}" has {model.fingerprint}.'
+            f"The concepts belong to a model with fingerprint {catalogue.fingerprint}; "
+            f'"{model.id}" has {model.fingerprint}.'
         )
+    for concept in catalogue.concepts:
+        for layer, feature in (
+            *((score.layer, f) for score in concept.layers for f in score.features),
+            *(place for chain in concept.chains for place in chain.places),
+        ):
+            if layer in dictionaries.layers and feature >= dictionaries[layer].d_sae:
+                raise MismatchError(
+                    f'The concept "{concept.name}" has feature {feature_name(layer, feature)}, but '
+                    f"the dictionary of layer {layer} has {dictionaries[layer].d_sae} features: "
+                    "find the concepts of these dictionaries with saekit concepts --find."
+                )
 
 
 def _encoded(
@@ -176,7 +194,7 @@ def chain_spans(
         InputError: the prompt is empty or longer than the context.
         MismatchError: dictionaries or catalogue of another model.
     """
-    _check(model, dictionaries, catalogue)
+    check_catalogue(model, dictionaries, catalogue)
     ids = model.prompt(prompt)
     _, encoded = _encoded(model, dictionaries, ids)
     spans = []

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from saekit.model.forward import Edits, ExactGPT2, Forward, Moved
 from saekit.routes.replacing import ZERO, Replacement
@@ -77,7 +78,8 @@ def removed(
     """
     instead.check(clean)
     parts = []
-    for at in range(0, len(sets), BATCH):
+    batches = range(0, len(sets), BATCH)
+    for at in tqdm(batches, desc="removing heads", unit="batch", delay=2, leave=False):
         some = sets[at : at + BATCH]
         start = min((m for heads in some for m, _ in heads), default=0)
         edits = _edits(exact, clean, query, some, keys, instead)

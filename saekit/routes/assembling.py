@@ -136,7 +136,7 @@ class CircuitBuilder:
                 self.first,
             ),
         )  # fmt: skip
-        result.notes = notes(result, automatic_key=given_key is None)
+        result.notes = notes(result, given_key is None, self.chooser.spoken)
         return result
 
     def _strongest_key(self, into: Tensor) -> int:

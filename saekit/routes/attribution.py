@@ -26,7 +26,7 @@ from torch import Tensor
 
 from saekit.coordinates import head_name
 from saekit.model.forward import ExactGPT2, Forward
-from saekit.routes.targets import Target, activations
+from saekit.routes.targets import Target, activations, in_the_stream
 from saekit.sae.dictionary import Dictionary
 
 # Where large terms cancel, the error is compared with 1% of their size instead of with p itself.
@@ -180,8 +180,13 @@ def split_edge(
     head: tuple[int, int],
     key: int,
 ) -> EdgeSplit:
-    """Split H(m, h, key) over the features of the dictionary at the head's own input, layer m."""
+    """Split H(m, h, key) over the features of the dictionary at the head's own input, layer m.
+
+    Raises:
+        InputError: a dictionary that normalises each token.
+    """
     m, h = head
+    dictionary = in_the_stream(dictionary)
     w, q = exact.blocks[m], found.target.query
     weight = clean.pattern[m, h, q, key]
     at_value = w.W_O[h] @ found.mid_cotangents[m]

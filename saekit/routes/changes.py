@@ -24,8 +24,8 @@ from saekit.coordinates import parse_feature
 from saekit.errors import InputError
 from saekit.model.forward import ExactGPT2, Forward
 from saekit.model.loading import LanguageModel
-from saekit.routes.clamping import Clamp, checked
-from saekit.routes.targets import activations
+from saekit.routes.clamping import Clamp
+from saekit.routes.targets import activations, in_the_stream
 from saekit.sae.storage import DictionarySet
 
 SWAPPED_SHARE = 0.5  # of the blocks: where a word's own content is before heads have moved it on
@@ -77,7 +77,7 @@ def differing(
 
     `position` is a tensor index.
     """
-    dictionary = checked(dictionaries[layer])
+    dictionary = in_the_stream(dictionaries[layer])
     mine = activations(dictionary, clean.resid[layer, position])
     theirs = activations(dictionary, other.resid[layer, position])
     features = ((mine != 0) != (theirs != 0)).nonzero().flatten()
@@ -86,7 +86,11 @@ def differing(
 
 def swapped_layers(n_layers: int, dictionaries: DictionarySet) -> list[int]:
     """The layers at which a word that is no concept is swapped."""
-    return [layer for layer in dictionaries.layers if layer < max(1, SWAPPED_SHARE * n_layers)]
+    return [layer for layer in dictionaries.layers if layer < _swapped_below(n_layers)]
+
+
+def _swapped_below(n_layers: int) -> float:
+    return max(1, SWAPPED_SHARE * n_layers)
 
 
 class Resolver:
@@ -188,6 +192,13 @@ class Resolver:
             layers = list(given)
         elif span is not None:
             layers = [m for m in self.dictionaries.layers if span.first <= m <= span.last]
+        if not layers:
+            there = ", ".join(map(str, self.dictionaries.layers))
+            raise InputError(
+                f'"{change.text}": a word is swapped at layers below '
+                f"{_swapped_below(self.exact.n_layers):g}, and there are dictionaries for layers "
+                f"{there} only."
+            )
         clamps = [differing(self.dictionaries, self.clean, other, m, at) for m in layers]
         if not any(len(clamp.features) for clamp in clamps):
             raise InputError(

@@ -65,6 +65,8 @@ class TargetChooser:
         self.exact, self.clean, self.model = exact, clean, model
         self.dictionaries, self.catalogue = dictionaries, catalogue
         self.query, self.position = query, position
+        # (what an automatic target of no concept adds to its token's logit, that logit)
+        self.spoken: tuple[float, float] | None = None
         self.concepts = list(catalogue.concepts) if catalogue is not None else []
         self._places: dict[str, set[int]] = defaultdict(set)
         for span in spans:
@@ -125,7 +127,13 @@ class TargetChooser:
             self.exact, dictionary, feature, self.query, self.concept_of(layer, feature)
         )
         acts = self._activations(layer)
-        if acts[feature] <= 0:
+        if acts[feature] < 0:
+            raise InputError(
+                f"Feature {feature_name(layer, feature)} is active with a negative value "
+                f"({float(acts[feature]):.3g}) at position {self.position}: only what raises a "
+                "feature can be traced."
+            )
+        if acts[feature] == 0:
             near = self._nearest_active(dictionary, feature, acts)
             names = ", ".join(feature_name(layer, other) for other in near) or "none"
             raise InputError(
@@ -196,5 +204,7 @@ class TargetChooser:
             contributions = self._activations(last) * written
             best = int(contributions.argmax())
             if contributions[best] > 0:
+                whole = self._token(token).value(self.clean)
+                self.spoken = (float(contributions[best]), whole)
                 return feature_target(self.exact, dictionary, best, self.query, _label(text))
         return self._token(token)

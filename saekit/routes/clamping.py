@@ -19,7 +19,7 @@ from torch import Tensor
 from saekit.coordinates import feature_name
 from saekit.errors import InputError
 from saekit.model.forward import Edits, ExactGPT2, Forward
-from saekit.routes.targets import activations
+from saekit.routes.targets import activations, in_the_stream
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.storage import DictionarySet
 
@@ -48,21 +48,6 @@ class Write:
     features: Int[Tensor, " feature"]
     changes: Float[Tensor, " feature"]
     vector: Float[Tensor, " d_model"]
-
-
-def checked(dictionary: Dictionary) -> Dictionary:
-    """The dictionary, if adding decoder rows to the stream adds what its features say.
-
-    Raises:
-        InputError: it normalises each token, so a decoder row is no direction of the stream.
-    """
-    if dictionary.normalize_activations != "none":
-        raise InputError(
-            f"The dictionary of layer {dictionary.layer} normalises each token "
-            f'("{dictionary.normalize_activations}"), so its features cannot be written into the '
-            "stream one by one."
-        )
-    return dictionary
 
 
 def merged(clamps: Iterable[Clamp]) -> dict[Place, Clamp]:
@@ -132,7 +117,7 @@ def with_features_held(
         for (at, position), clamp in clamps.items():
             if at != layer:
                 continue
-            dictionary = checked(dictionaries[layer])
+            dictionary = in_the_stream(dictionaries[layer])
             here = x[0, position - first]
             changes = clamp.values - activations(dictionary, here)[clamp.features].cpu()
             vector = (changes.to(dictionary.W_dec) @ dictionary.W_dec[clamp.features]).to(x)
@@ -209,7 +194,7 @@ def with_other_error(
     def edit(layer: int, x: Tensor) -> None:
         for at, position in there:
             if at == layer:
-                dictionary = checked(dictionaries[layer])
+                dictionary = in_the_stream(dictionaries[layer])
                 here, wanted = x[0, position - first], other.resid[layer, position]
                 here += _error(dictionary, wanted) - _error(dictionary, here)
 

@@ -4,13 +4,15 @@ Heads carry what the last-arrival decomposition says (attribution.py), so that t
 every explained node add up to its value:
 
     heads, own token, constants -> target     H(m, h, .) summed over keys; p is their sum
-    features, errors, constants -> head       the parts of the head's edges, key by key
+    features, errors, constants -> head       the parts of the head's edges, key by key; weak edges
+                                              and layers without a dictionary: the whole stream
     tokens, constants           -> feature    all paths from the embeddings, frozen (paths.py)
     target feature, the rest    -> logit      the feature's direct effect on the centred logit
 
 Weights are in units of the node they enter.  The form has no nodes for heads: they are written as
 nodes of type "attention head", which pages draw as a plain node.  Feature numbers of nodes that are
-no features are negative: -1 the error of a dictionary, -2 - h head h, below -1000 sums of the rest.
+no features are negative: -1 the error of a dictionary, -2 - h head h, below -1000 sums of the rest;
+those of tokens are their position.
 Positions are tensor indices, with BOS as position 0 where the model is read with it.
 """
 
@@ -41,7 +43,11 @@ from saekit.sae.storage import DictionarySet
 
 SCHEMA_VERSION = 1  # of the form: features are numbered by pairing layer and index
 MOST_FEATURES = 80  # feature nodes, the strongest ones: each needs a decomposition of its own
-ERROR, OTHER_HEADS, CONSTANTS, OTHER_FEATURES, REST = -1, -1001, -1002, -1003, -1004
+ERROR, OTHER_HEADS, CONSTANTS, REST = -1, -1001, -1002, -1004
+# Less the position: pages take nodes of one layer and number for one feature, and leave out what
+# stands at more than two thirds of the positions.
+OTHER_FEATURES, STREAM = -10_000, -1_000_000
+TARGETS_AT_ONCE = 8  # of the frozen maps: 80 at GPT-2 small's size and 1,000 tokens would need 6 GB
 
 
 class GraphBuilder:
@@ -60,6 +66,8 @@ class GraphBuilder:
         """All nodes and links, from the target down."""
         found = arrivals(self.exact, self.clean, self.target)
         top = self._target_node()
+        for at in range(self.target.query + 1):
+            self._token(at)
         self._stayed(found, top)
         by_head = found.edges.sum(-1)
         flat = by_head.flatten().tolist()
@@ -84,7 +92,7 @@ class GraphBuilder:
     def _token(self, at: int) -> NodeKey:
         token = int(self.clean.ids[at])
         text = self.model.vocabulary[token]
-        return self.graph.node("E", token, at, "embedding", f'Emb: "{text}"')
+        return self.graph.node("E", token, at, "embedding", f'Emb: "{text}"', feature=at)
 
     def _feature_node(self, layer: int, feature: int, at: int, activation: float) -> NodeKey:
         own, name = self.called(layer, feature), feature_name(layer, feature)
@@ -120,13 +128,16 @@ class GraphBuilder:
         self.graph.link(self._sum(CONSTANTS, "bias", "constants"), node, constants)
 
     def _head(self, found: Arrivals, head: tuple[int, int], node: NodeKey) -> None:
-        """The parts of a head's edges; those of weak edges stay whole, from the key's token."""
+        """The parts of a head's edges.  Weak ones and those of layers without a dictionary stay
+        whole: they come from the stream at the key, which is more than the key's token."""
         m, _ = head
         edges = found.edges[head[0], head[1], : self.target.query].tolist()
         split = kept_part(edges) if m in self.dictionaries.layers else []
         for key, value in enumerate(edges):
             if key not in split:
-                self.graph.link(self._token(key), node, value)
+                label = f"stream of layer {m}"
+                stream = self.graph.node(m, STREAM - key, key, "whole stream", label)
+                self.graph.link(stream, node, value)
                 continue
             dictionary = self.dictionaries[m]
             parts = split_edge(self.exact, self.clean, found, dictionary, head, key)
@@ -150,7 +161,7 @@ class GraphBuilder:
 
     def _other_features(self, layer: int, at: int) -> NodeKey:
         return self.graph.node(
-            layer, OTHER_FEATURES, at, "other features", f"other features of layer {layer}"
+            layer, OTHER_FEATURES - at, at, "other features", f"other features of layer {layer}"
         )
 
     def _keep_strongest_features(self) -> None:
@@ -170,7 +181,13 @@ class GraphBuilder:
     def _tokens_of_features(self) -> None:
         """What every token's embedding brings to every feature node at a key."""
         nodes, targets = list(self.features), list(self.features.values())
-        for node, found in zip(nodes, frozen_maps(self.exact, self.clean, targets, 0), strict=True):
+        parts = [targets[at : at + TARGETS_AT_ONCE] for at in range(0, len(nodes), TARGETS_AT_ONCE)]
+        maps = (
+            found
+            for part in tqdm(parts, desc="features", unit="part", leave=False)
+            for found in frozen_maps(self.exact, self.clean, part, 0)
+        )
+        for node, found in zip(nodes, maps, strict=True):
             by_token = (self.clean.resid[0] * found.J).sum(-1)
             for at, value in enumerate(by_token[: node[2] + 1].tolist()):
                 self.graph.link(self._token(at), node, value)

@@ -32,8 +32,8 @@ class Graph:
     def node(
         self, layer: str | int, number: int, at: int, kind: str, label: str, **more: Any
     ) -> NodeKey:
-        key = (str(layer), number, at)
         """The node at a place, made on first use; returns its key."""
+        key = (str(layer), number, at)
         real = kind == "cross layer transcoder" and number >= 0
         self.nodes.setdefault(
             key,

@@ -8,11 +8,15 @@ BOS_SHARE = 0.1
 SURE = 0.5  # a most probable next token below this is a guess of the model
 
 
-def notes(circuit: Circuit, automatic_key: bool = False) -> list[str]:
+def notes(
+    circuit: Circuit, automatic_key: bool = False, spoken: tuple[float, float] | None = None
+) -> list[str]:
     """One sentence per fact a reader needs: always two, the others where they apply.
 
     Args:
         automatic_key: whether the key was chosen by what arrives from it; then it is said how.
+        spoken: of a target that is the feature which says the predicted token best: what it adds to
+            that token's centred logit, and the logit.
     """
     chosen, p = circuit.set, circuit.target.preactivation
     lines = [
@@ -26,6 +30,12 @@ def notes(circuit: Circuit, automatic_key: bool = False) -> list[str]:
         lines.append(
             f"The most probable next token, {_quoted(top.token)}, has only "
             f"{percent(top.probability)}: the model is guessing here."
+        )
+    if spoken is not None:
+        lines.append(
+            f"{_quoted(circuit.target.concept)} is no concept found on text but the name of "
+            f"feature {circuit.target.feature}, which adds more to that token's logit than any "
+            f"other of its layer: {number(spoken[0])} of {number(spoken[1])}."
         )
     if automatic_key:
         lines += _why_this_key(circuit)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from saekit.concepts.catalogue import Catalogue
-from saekit.concepts.spans import prompt_spans
-from saekit.errors import InputError, MismatchError
+from saekit.concepts.spans import check_catalogue, prompt_spans
+from saekit.errors import InputError
 from saekit.model.loading import LanguageModel, load_model
 from saekit.sae.storage import DictionarySet
 
@@ -19,17 +19,15 @@ def opened(
     """The model and its dictionaries, loaded where they are names.
 
     Raises:
-        MismatchError: dictionaries or catalogue of another model.
+        MismatchError: dictionaries of another model, or a catalogue of another model or set.
     """
     model = load_model(model)
     if not isinstance(dictionaries, DictionarySet):
         dictionaries = DictionarySet.load(dictionaries, device=str(model.device))
-    dictionaries.check_model(model)
-    if catalogue is not None and catalogue.fingerprint != model.fingerprint:
-        raise MismatchError(
-            f"The concepts belong to a model with fingerprint {catalogue.fingerprint}; "
-            f'"{model.id}" has {model.fingerprint}.'
-        )
+    if catalogue is None:
+        dictionaries.check_model(model)
+    else:
+        check_catalogue(model, dictionaries, catalogue)
     return model, dictionaries
 
 

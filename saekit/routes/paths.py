@@ -32,7 +32,7 @@ from torch import Tensor
 from saekit.errors import InputError
 from saekit.model.forward import ExactGPT2, Forward
 from saekit.routes.attribution import Arrivals, through_norm
-from saekit.routes.targets import Target, activations
+from saekit.routes.targets import Target, activations, in_the_stream
 from saekit.sae.dictionary import Dictionary
 
 Mode = Literal["direct", "frozen", "gradient"]
@@ -183,8 +183,9 @@ def split_paths(clean: Forward, found: FrozenMap, dictionary: Dictionary) -> Pat
     """Split p over the features of the dictionary at the map's layer, at all positions.
 
     Raises:
-        InputError: the dictionary is of another layer.
+        InputError: the dictionary is of another layer, or normalises each token.
     """
+    dictionary = in_the_stream(dictionary)
     if dictionary.layer != found.layer:
         raise InputError(
             f"The dictionary is of layer {dictionary.layer}, the paths begin at {found.layer}."

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from saekit.errors import InputError
 from saekit.model.forward import ExactGPT2, Forward
-from saekit.routes.targets import activations
+from saekit.routes.targets import activations, in_the_stream
 from saekit.sae.dictionary import Dictionary
 
 Head = tuple[int, int]
@@ -157,10 +157,11 @@ def split_score(
         against: keys to contrast with: all others, or one that the head might have attended to.
 
     Raises:
-        InputError: a dictionary of another layer, a key behind the query, or no key to contrast
-            with.
+        InputError: a dictionary of another layer or one that normalises each token, a key behind
+            the query, or no key to contrast with.
     """
     m, h = head
+    dictionary = in_the_stream(dictionary)
     if dictionary.layer != m:
         raise InputError(
             f"The dictionary is of layer {dictionary.layer}, the head reads layer {m}."

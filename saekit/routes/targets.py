@@ -103,6 +103,21 @@ def token_target(
     return Target(label, kind, exact.n_layers, query, direction, constant, token=token)
 
 
+def in_the_stream(dictionary: Dictionary) -> Dictionary:
+    """The dictionary, if its features times decoder rows are parts of the stream.
+
+    Raises:
+        InputError: it normalises each token, so a decoder row is no direction of the stream.
+    """
+    if dictionary.normalize_activations != "none":
+        raise InputError(
+            f"The dictionary of layer {dictionary.layer} normalises each token "
+            f'("{dictionary.normalize_activations}"), so its features are no parts of the stream '
+            "that can be traced or changed one by one."
+        )
+    return dictionary
+
+
 @torch.no_grad()
 def activations(
     dictionary: Dictionary, resid: Float[Tensor, "*batch d_model"]

@@ -12,13 +12,13 @@ from saekit.errors import InputError
 from saekit.model.forward import ExactGPT2
 from saekit.routes.clamping import (
     Clamp,
-    checked,
     merged,
     with_features_held,
     with_other_error,
     with_other_stream,
     with_random_writes,
 )
+from saekit.routes.targets import in_the_stream
 from saekit.sae.dictionary import Dictionary
 
 PROMPT = 'The opposite of "large" is "'
@@ -121,4 +121,4 @@ def test_a_dictionary_that_normalises_tokens_is_refused():
     d = Dictionary(1, "standard", torch.eye(4), torch.zeros(4), torch.eye(4), torch.zeros(4),
                    normalize_activations="layer_norm")  # fmt: skip
     with pytest.raises(InputError, match="layer 1 normalises each token"):
-        checked(d)
+        in_the_stream(d)

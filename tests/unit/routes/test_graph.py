@@ -14,6 +14,7 @@ from saekit.errors import InputError
 from saekit.routes.graph import MOST_FEATURES, attribution_graph
 from saekit.routes.graph_form import kept_part, paired
 from saekit.routes.tracing import trace
+from saekit.sae.storage import DictionarySet
 
 PROMPT = 'The opposite of "large" is "'
 METADATA = {"slug", "scan", "prompt_tokens", "prompt"}  # what Neuronpedia's schema requires
@@ -39,6 +40,13 @@ def checked(graph: dict) -> dict:
             assert node["is_target_logit"]
     places = [(n["layer"], n["feature"], n["ctx_idx"]) for n in graph["nodes"]]
     assert len(set(places)) == len(places), "pages take such nodes for one"
+    # pages leave out what has one layer and number at more than two thirds of the positions
+    left_alone = ("cross layer transcoder", "mlp reconstruction error", "other error")
+    kinds = [n for n in graph["nodes"] if n["feature_type"] not in left_alone]
+    sums = [(n["layer"], n["feature"]) for n in kinds]
+    assert len(set(sums)) == len(sums)
+    tokens = [n["ctx_idx"] for n in graph["nodes"] if n["feature_type"] == "embedding"]
+    assert sorted(tokens) == list(range(len(graph["metadata"]["prompt_tokens"])))
     into: dict[str, float] = defaultdict(float)
     for link in graph["links"]:
         assert link["source"] in ids and link["target"] in ids
@@ -127,6 +135,22 @@ def test_few_feature_nodes_are_kept(tiny_model, random_dictionaries, monkeypatch
         if node["feature_type"] == "attention head":
             name = node["node_id"]
             assert into[name] == pytest.approx(whole[name], rel=1e-5, abs=1e-6)
+
+
+def test_a_head_without_a_dictionary_reads_the_stream_not_the_token(planted, known_features):
+    """What L1-H2 reads is more than an embedding.  Mutation tried: linked to the token."""
+    model = planted({(1, 2): 8.0})
+    whole = known_features(model)
+    top = DictionarySet({3: whole[3]}, whole.manifest, whole.path)
+    graph = attribution_graph(model, top, PROMPT, "3/1", dtype=torch.float64)
+    into = checked(graph)
+    nodes = {node["node_id"]: node for node in graph["nodes"]}
+    head = next(i for i, node in nodes.items() if node["clerp"] == "L1-H2")
+    sources = {link["source"]: link["weight"] for link in graph["links"] if link["target"] == head}
+    best = max(sources, key=sources.__getitem__)
+    assert (nodes[best]["clerp"], nodes[best]["ctx_idx"]) == ("stream of layer 1", 5)
+    assert sources[best] == pytest.approx(into[head], rel=1e-6)
+    assert not any(nodes[name]["feature_type"] == "embedding" for name in sources)
 
 
 def test_parts_of_the_form():

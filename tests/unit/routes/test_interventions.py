@@ -20,6 +20,7 @@ from saekit.routes.changes import Change, differing, parse_change
 from saekit.routes.circuit import schema
 from saekit.routes.interventions import intervene
 from saekit.routes.outcomes import render_outcomes
+from saekit.sae.storage import DictionarySet
 
 PROMPT = 'The opposite of "large" is "'
 OTHER = 'The opposite of "small" is "'
@@ -141,6 +142,14 @@ def refused(sentence, *args, **options):
         changed(*args, **options)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_swap_needs_a_dictionary_where_words_are(one, sharp_features):
+    """Mutation tried: the layers not looked at before they are named (an IndexError)."""
+    whole = sharp_features(one)
+    upper = DictionarySet({m: whole[m] for m in (2, 3)}, whole.manifest, whole.path)
+    with pytest.raises(InputError, match="below 1.5, and there are dictionaries for layers 2, 3"):
+        intervene(one, upper, OTHER, ["small@5->large"], "3/1", spans=[])
 
 
 def test_bad_changes_are_one_sentence(one, sharp_features, named):

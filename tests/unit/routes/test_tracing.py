@@ -6,6 +6,7 @@ the joint drop given as the sum of single drops.  A dropped value bias is invisi
 planted one is 0) and fails in test_attribution.py.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jsonschema
@@ -13,9 +14,14 @@ import pytest
 import torch
 
 from saekit.errors import InputError, MismatchError
+from saekit.model.forward import ExactGPT2
 from saekit.model.loading import LanguageModel
 from saekit.routes.circuit import schema
+from saekit.routes.paths import frozen_maps, split_paths
+from saekit.routes.scores import split_score
+from saekit.routes.targets import token_target
 from saekit.routes.tracing import trace
+from saekit.sae.storage import DictionarySet
 from saekit.wording import number
 
 PROMPT = 'The opposite of "large" is "'
@@ -158,6 +164,19 @@ def test_automatic_target_without_concepts_is_the_feature_that_says_it(one, know
     assert (target.concept, target.kind, target.feature) == ("small", "feature", "3/1")
 
 
+def test_the_name_of_such_a_feature_is_no_evidence_and_a_note_says_so(one, known_features, named):
+    """The whole stream along v is the feature's, and only v speaks for "small": all of its logit
+    but what the mean takes off.  A concept of the catalogue, or a target asked for, has no note."""
+    circuit = trace(one, known_features(one), PROMPT)
+    token = trace(one, known_features(one), PROMPT, circuit.target.concept, random_sets=0)
+    (note,) = [note for note in circuit.notes if "no concept found on text" in note]
+    assert "'small' is no concept found on text but the name of feature 3/1" in note
+    assert note.endswith(f" of {number(token.target.preactivation)}.")
+    for options in ({"target": "3/1"}, {"catalogue": named(one), "spans": []}):
+        other = trace(one, known_features(one), PROMPT, random_sets=0, **options)
+        assert not any("no concept found" in note for note in other.notes)
+
+
 def test_automatic_target_without_any_such_feature_is_the_logit(one, known_features):
     dictionaries = known_features(one)
     dictionaries[3].W_dec[1] = -dictionaries[3].W_dec[1]
@@ -274,7 +293,43 @@ def test_bad_input_is_one_sentence(one, known_features, named, tiny_model):
        **named_options)  # fmt: skip
     no("is neither a concept (large, small, hot one, cold)", target="not at all", **named_options)
     no('"large" is at layer 0', target="0/0", query=5, **named_options)
+    catalogue.concept("large").at(2).features[0] = 7
+    refused('concept "large" has feature 2/7, but the dictionary of layer 2 has 2 features',
+            one, dictionaries, PROMPT, error=MismatchError, catalogue=catalogue)  # fmt: skip
+    catalogue.concept("large").at(2).features[0] = 0
     refused("belong to model", tiny_model, dictionaries, PROMPT, error=MismatchError)
     catalogue.fingerprint = "another"
     refused("concepts belong to a model with fingerprint another", one, dictionaries, PROMPT,
             error=MismatchError, catalogue=catalogue)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["layer_norm", "constant_norm_rescale"])
+def test_dictionaries_that_normalise_tokens_are_refused(one, known_features, way):
+    """Their decoder rows are no parts of the stream, whatever the target is.
+
+    Mutation tried: split_paths and split_score without the check (they then give wrong parts that
+    still add up).
+    """
+    whole = known_features(one)
+    changed = {m: replace(whole[m], normalize_activations=way) for m in whole.layers}
+    dictionaries = DictionarySet(changed, whole.manifest, whole.path)
+    exact = ExactGPT2(one)
+    clean = exact.run(one.prompt(PROMPT))
+    target = token_target(exact, clean, one.single_token("small"), 8, "small")
+    (paths,) = frozen_maps(exact, clean, [target], 1)
+    for attempt in (
+        lambda: trace(one, dictionaries, PROMPT, "small"),
+        lambda: split_paths(clean, paths, dictionaries[1]),
+        lambda: split_score(exact, clean, dictionaries[1], (1, 2), 8, 5, [1]),
+    ):
+        with pytest.raises(InputError, match="layer 1 normalises each token"):
+            attempt()
+
+
+def test_a_negative_activation_is_not_called_inactive(one, known_features):
+    """abstopk: u is -3 where the embedding's sign is turned."""
+    whole = known_features(one)
+    turned = replace(whole[2], architecture="abstopk", k=2, W_enc=-whole[2].W_enc)
+    dictionaries = DictionarySet({2: turned}, whole.manifest, whole.path)
+    refused("Feature 2/0 is active with a negative value (-3)", one, dictionaries, PROMPT,
+            target="2/0", query=5)  # fmt: skip
