@@ -123,6 +123,7 @@ def _query(args: argparse.Namespace) -> None:
 
     if args.csv and args.json:
         raise InputError("--csv and --json are two forms of one answer: choose one.")
+    _check_top(args)
     with FeatureIndex.open(dictionary_folder(args) / "index.h5") as index:
         layers = parse_layers(args.layers, max(index.layers)) if args.layers else None
         if args.token is not None:
@@ -176,6 +177,11 @@ def _query(args: argparse.Namespace) -> None:
             )
 
 
+def _check_top(args: argparse.Namespace) -> None:
+    if args.top is not None and args.top < 1:
+        raise InputError(f"--top is {args.top}; ask for at least 1.")
+
+
 def _answer(
     args: argparse.Namespace, document: Any, table: Callable[[], Any], csv: Callable[[], str]
 ) -> None:
@@ -211,11 +217,16 @@ def _concepts(args: argparse.Namespace) -> None:
     from saekit.concepts.definitions import BUILT_IN, read_definitions
     from saekit.concepts.finding import find_concepts
     from saekit.concepts.tables import catalogue_table
+    from saekit.files import ensure_writable
 
+    _check_top(args)
     path = dictionary_folder(args) / "concepts.json"
     if args.find or args.file or not path.exists():
         definitions = read_definitions(Path(args.file)) if args.file else BUILT_IN
         model, dictionaries = open_set(args)
+        out = Path(args.out) if args.out else path
+        if args.out or not args.file:
+            ensure_writable(out.parent)
         catalogue = find_concepts(
             model,
             dictionaries,
@@ -228,7 +239,7 @@ def _concepts(args: argparse.Namespace) -> None:
         if args.file and not args.out:
             note(f"not stored: give --out to keep these (the catalogue of the set is {path})")
         else:
-            catalogue.save(Path(args.out) if args.out else path)
+            catalogue.save(out)
     else:
         catalogue = Catalogue.load(path)
     if args.concept:
@@ -326,7 +337,8 @@ def add(command: Command) -> None:
     )
     ranks = ["match", "purity", "lift", "mean", "max", "density"]
     sub.add_argument(
-        "--rank", default="match", choices=ranks, help="order of the features of a token "
+        "--rank", default="match", choices=ranks, help="order of the features of a token, among "
+        "those listed for it: up to 20 per layer that give it most of their own activation "
         "(default match: how exclusively and reliably a feature is one of it)",
     )  # fmt: skip
     sub.add_argument(

@@ -114,6 +114,6 @@ def clamp_concept(
         rises=[float(f"{value:.4g}") for value in rise],
         above=[int((value > null).sum()) for value in rise],
         random=len(null),
-        random_median=float(f"{np.median(null):.4g}"),
-        random_max=float(f"{null.max():.4g}"),
+        random_median=float(f"{np.median(null):.4g}") if len(null) else 0.0,
+        random_max=float(f"{null.max():.4g}") if len(null) else 0.0,
     )

@@ -4,7 +4,7 @@ Two features are linked when each is the other's best partner (`saekit.concepts.
 cosine of their decoder rows is at least tau_cosine and the correlation of their activations at
 least tau_correlation.  Features without a neighbour may be linked over one layer.  The thresholds
 start at 0.5 / 0.4 and rise until the same procedure, run on three kinds of nulls, makes at most 5%
-as many links:
+as many links; links over one layer are left out if with them it would be more:
 
     shifted  each feature's activations of the later layer are rotated in time by its own random
              offset, which keeps how often and in what bursts it fires
@@ -51,6 +51,9 @@ class Link:
     to_feature: int
     cosine: float
     correlation: float
+
+
+_Found = list[tuple[Pairs, dict[str, Pairs]]]  # real pairs, and those of every null
 
 
 @dataclass
@@ -149,13 +152,24 @@ def match_layers(
         keep = real.above(thresholds)
         has_next[real.layer][real.left[keep]] = True
         has_previous[real.to_layer][real.right[keep]] = True
-    for a, b in zip(layers, layers[2:], strict=False):
-        found.append(matched(a, b, (~has_next[a], ~has_previous[b])))
+    over_one = [
+        matched(a, b, (~has_next[a], ~has_previous[b]))
+        for a, b in zip(layers, layers[2:], strict=False)
+    ]
 
-    links = _links([real for real, _ in found], thresholds)
-    null_links = {name: _links([nulls[name] for _, nulls in found], thresholds) for name in NULLS}
-    counts = {name: len(of_null) for name, of_null in null_links.items()}
-    fdr = false_discovery_rate(len(links), counts)
+    def linked(found: _Found) -> tuple[list[Link], dict[str, list[Link]], float]:
+        links = _links([real for real, _ in found], thresholds)
+        by_null = {name: _links([nulls[name] for _, nulls in found], thresholds) for name in NULLS}
+        counts = {name: len(of_null) for name, of_null in by_null.items()}
+        return links, by_null, false_discovery_rate(len(links), counts)
+
+    links, null_links, fdr = linked(found + over_one)
+    if (
+        fdr > target_fdr
+    ):  # links over one layer, for which no thresholds were chosen, may be too bad
+        links, null_links, fdr = linked(found)
+    else:
+        found += over_one
     if fdr > target_fdr:  # even the strictest thresholds cannot tell links from chance
         links = []
     return Matching(
@@ -163,7 +177,7 @@ def match_layers(
         links,
         *thresholds,
         trials=sum(real.trials for real, _ in found),
-        null_links=counts,
+        null_links={name: len(of_null) for name, of_null in null_links.items()},
         null_chains={name: chain_lengths(of_null) for name, of_null in null_links.items()},
         fdr=round(fdr, 5),
         target_fdr=target_fdr,

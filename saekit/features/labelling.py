@@ -7,10 +7,12 @@ delphi, and its yes and no give detection and fuzzing; there are no scores over 
 """
 
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -31,6 +33,8 @@ _JUDGE = {
     "fuzzing": "A feature of a language model is described as: {label}\nFor each numbered excerpt "
     "say whether the tokens between << and >> are the ones it is active on.",
 }
+_LIST = re.compile(r"\[[^\[\]]*\]")
+_THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)  # what a model says to itself
 _FORMAT = "\nAnswer with a JSON list of 0 (no) and 1 (yes), one per excerpt, such as [0, 1, 1]."
 
 
@@ -63,6 +67,18 @@ def marked_text(example: Example) -> str:
     return "".join(f"<<{token}>>" if value > 0 else token for token, value in pairs)
 
 
+def _votes(answer: str, n: int) -> list[bool] | None:
+    """The last list of n times 0 or 1 in an answer; None if there is none."""
+    for text in reversed(_LIST.findall(answer)):
+        try:
+            votes = json.loads(text)
+        except ValueError:
+            continue
+        if len(votes) == n and all(vote in (0, 1) for vote in votes):
+            return [bool(vote) for vote in votes]
+    return None
+
+
 class ChatLabeller:
     """A chat model behind an OpenAI-compatible endpoint (`POST URL/chat/completions`).
 
@@ -85,7 +101,7 @@ class ChatLabeller:
         examples = [*record.examples, *record.samples][:_SHOWN]
         if not examples:
             return None
-        text = self._ask(_NAME, "\n".join(marked_text(example) for example in examples)).strip()
+        text = self._ask(_NAME, "\n".join(marked_text(example) for example in examples))
         return Label(" ".join(text.split())[:200]) if text else None
 
     def judge(self, label: str, excerpts: Sequence[str], task: str) -> list[bool]:
@@ -97,28 +113,27 @@ class ChatLabeller:
             task: "detection" or "fuzzing".
 
         Raises:
-            InputError: the endpoint cannot be reached or does not answer as asked.
+            InputError: the endpoint cannot be reached or does not answer as asked, asked twice.
         """
         answers: list[bool] = []
         for start in range(0, len(excerpts), _PER_QUESTION):
             part = excerpts[start : start + _PER_QUESTION]
             lines = "\n".join(f"{number}. {text}" for number, text in enumerate(part, 1))
-            answer = self._ask(_JUDGE[task].format(label=label) + _FORMAT, lines)
-            answers += self._votes(answer, len(part))
+            asked = _JUDGE[task].format(label=label) + _FORMAT
+            votes = _votes(answer := self._ask(asked, lines), n := len(part))
+            if votes is None:  # one slip in hundreds of answers is no reason to lose them all
+                reminder = f"\nThe list must have {n} entries and nothing may follow it."
+                votes = _votes(answer := self._ask(asked + reminder, lines), n)
+            if votes is None:
+                raise self._no_votes(answer, n)
+            answers += votes
         return answers
 
-    def _votes(self, answer: str, n: int) -> list[bool]:
-        first, last = answer.find("["), answer.rfind("]")
-        try:
-            votes = json.loads(answer[first : last + 1])
-        except ValueError:
-            votes = None
-        if not isinstance(votes, list) or len(votes) != n or any(v not in (0, 1) for v in votes):
-            raise InputError(
-                f"{self.model} at {self.url} did not answer with a list of {n} times 0 or 1 but "
-                f'with "{answer[:80]}": use a model that follows instructions.'
-            )
-        return [bool(vote) for vote in votes]
+    def _no_votes(self, answer: str, n: int) -> InputError:
+        return InputError(
+            f"{self.model} at {self.url} did not answer with a list of {n} times 0 or 1 but "
+            f'with "{answer[:80]}": use a model that follows instructions.'
+        )
 
     def _ask(self, system: str, user: str) -> str:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
@@ -132,8 +147,11 @@ class ChatLabeller:
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
                 document: Any = json.load(response)
-            return str(document["choices"][0]["message"]["content"])
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            answer = document["choices"][0]["message"]["content"]
+            if not isinstance(answer, str):  # refused, or a call of a tool: null
+                raise TypeError(f"the content is {json.dumps(answer)[:80]}")
+            return _THOUGHTS.sub("", answer).strip()
+        except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise InputError(f"{self.url} cannot be asked ({reason}): is the server up?") from error
         except (ValueError, KeyError, IndexError, TypeError) as error:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Bool
 from tqdm.auto import tqdm
 
 from saekit.errors import InputError
@@ -14,6 +15,7 @@ from saekit.features.reader import FeatureIndex
 from saekit.features.scoring import TEXT, Contexts, LayerScorer, balanced
 
 Judge = Callable[[str, Sequence[str], str], list[bool]]
+DETECT, FUZZ = "detection", "fuzzing"  # tasks of a judge
 
 
 def give_labels(
@@ -33,6 +35,11 @@ def give_labels(
         record = index.feature(layer, feature)
         given = labeller(record)
         label = Label(given) if isinstance(given, str) else given
+        if not isinstance(label, Label | None):
+            raise InputError(
+                f"The labeller gave {record.name} a {type(given).__name__}; it must return a "
+                "Label, a text or None."
+            )
         own = names[index.slot(layer)]
         if label is None:
             own.set(feature, "", "", "", 0, 0)
@@ -96,15 +103,33 @@ def _ask(
 ) -> tuple[float, float]:
     """Detection and fuzzing of one label."""
     passages = np.concatenate([contexts.positives, contexts.negatives])
-    said = judge(label, [_excerpt(text, p, vocabulary) for p in passages.tolist()], "detection")
+    said = _said(judge, label, [_excerpt(text, p, vocabulary) for p in passages.tolist()], DETECT)
     true = np.arange(len(passages)) < len(contexts.positives)
     items = []
     for item in range(len(contexts.active)):
         marks = contexts.marks[contexts.mark_of == item]
         passage = int(marks[0]) // text.passage
         items.append(_excerpt(text, passage, vocabulary, set(marks.tolist())))
-    fuzzed = judge(label, items, "fuzzing")
-    return balanced(np.array(said), true), balanced(np.array(fuzzed), contexts.active)
+    fuzzed = _said(judge, label, items, FUZZ)
+    return balanced(said, true), balanced(fuzzed, contexts.active)
+
+
+def _said(judge: Judge, label: str, excerpts: list[str], task: str) -> Bool[np.ndarray, " excerpt"]:
+    """The judge's answers.  It is asked in random order: what comes first must tell nothing.
+
+    Raises:
+        InputError: not one per excerpt.
+    """
+    order = np.random.default_rng(len(excerpts)).permutation(len(excerpts))
+    answers = judge(label, [excerpts[at] for at in order], task)
+    if len(answers) != len(excerpts):
+        raise InputError(
+            f"The labeller's judge gave {len(answers)} answers to {len(excerpts)} excerpts "
+            f'({task} of "{label}"); it must give one for each.'
+        )
+    said = np.zeros(len(excerpts), bool)
+    said[order] = answers
+    return said
 
 
 def _excerpt(

@@ -278,13 +278,17 @@ class FeatureNames:
         return None if stored == _MISSING else float(stored) / _STEPS
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {text: place for place, text in enumerate(self.texts)}
+    def _places(self) -> dict[str, list[int]]:
+        """Places of all texts that differ in nothing but capitals (free texts may have them)."""
+        places: dict[str, list[int]] = {}
+        for place, text in enumerate(self.texts[1:], 1):
+            places.setdefault(text.strip().lower(), []).append(place)
+        return places
 
     def named(self, text: str) -> Iterator[tuple[int, int]]:
         """The features (layer, feature) of a name, in any kind; in order of detection."""
-        place = self._places.get(text.strip().lower())
-        slots, features = np.nonzero(self._columns["number"] == (place or -1))
+        places = self._places.get(text.strip().lower(), [])
+        slots, features = np.nonzero(np.isin(self._columns["number"], places))
         order = np.argsort(-np.nan_to_num(self.column("detection")[slots, features]), kind="stable")
         for slot, feature in zip(slots[order].tolist(), features[order].tolist(), strict=True):
             yield self.layers[slot], feature

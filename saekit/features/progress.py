@@ -143,7 +143,7 @@ class Progress:
                 for part, names in _KEPT.items():
                     for name in names:
                         setattr(getattr(layer, part), name, arrays[f"{slot}/{part}/{name}"])
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise FormatError(
                 f"{path} cannot be read ({error}); delete it to start over."
             ) from error

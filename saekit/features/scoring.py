@@ -37,7 +37,6 @@ from saekit.features.predicates import Predicates
 
 TEXT = KINDS.index("text")  # free text is no predicate
 DRAWN = 50
-MIN_DETECTION = 0.55  # the null is 0.5; with 50 + 50 passages its deviation is 0.05
 MIN_DETECTION = 0.55  # chance is 0.5, with a deviation of 0.05 for 50 + 50 passages
 MIN_PASSAGES = 10  # positives, and negatives, below which nothing is said
 
@@ -195,8 +194,11 @@ def _draw(rng: np.random.Generator, pool: np.ndarray, n: int) -> np.ndarray:
 
 
 def partners(names: LayerNames, count: Int[np.ndarray, " d_sae"]) -> Int[np.ndarray, " d_sae"]:
-    """For every named feature the nearest one in frequency with another name; -1 for none."""
-    named = np.flatnonzero(names.kind > 0)
+    """For every named feature the nearest one in frequency with another name; -1 for none.
+
+    Free texts are no predicates: judged like one they would hold nowhere, a null of exactly 0.5.
+    """
+    named = np.array(_predicates(names), np.int64)
     order = named[np.argsort(count[named], kind="stable")]
     labels = [(int(names.kind[f]), names.text[f]) for f in order.tolist()]
     result = np.full(len(count), -1)

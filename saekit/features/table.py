@@ -2,6 +2,7 @@
 
 import csv
 import io
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -40,8 +41,14 @@ _ALWAYS_SHOWN = ("match", "purity", "density")
 
 
 def quoted(token: str) -> str:
-    """A token with its spaces and line breaks visible: `" large"`."""
-    return '"' + token.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t") + '"'
+    """A token with its spaces, line breaks and control characters visible: `" large"`."""
+    shown = token.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{_visible(shown)}"'
+
+
+def _visible(text: str) -> str:
+    """Control characters, which a terminal would obey, as `\\x1b`; byte vocabularies have them."""
+    return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" else c for c in text)
 
 
 def marked(example: Example, around: tuple[int, int] | None = None) -> Text:
@@ -57,7 +64,7 @@ def marked(example: Example, around: tuple[int, int] | None = None) -> Text:
     text = Text()
     places = zip(example.tokens, example.activations, strict=True)
     for place, (token, activation) in list(enumerate(places))[first:last]:
-        token = token.replace("\n", "⏎")
+        token = _visible(token.replace("\n", "⏎").replace("\t", " "))
         if place == example.position:
             text.append(f"[{token}]", style="bold black on yellow")
         elif activation > 0.5 * strongest:
@@ -282,13 +289,24 @@ def named_csv(index: FeatureIndex, features: Sequence[tuple[int, int]]) -> str:
     """Features with their names and scores as CSV, with a header line."""
     rows = named_json(index, features)["features"]
     scores = [field.name for field in fields(NameScores)]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["name", "text", "kind", "density", *scores])
+    lines: list[list[Any]] = [["name", "text", "kind", "density", *scores]]
     for row in rows:
         name = row["naming"] or {"text": "", "kind": "", "scores": {}}
         values = [name["scores"].get(score) for score in scores]
-        writer.writerow([row["name"], name["text"], name["kind"], row["density"], *values])
+        lines.append([row["name"], name["text"], name["kind"], row["density"], *values])
+    return _csv(lines)
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    """Lines that end in a line feed; Python does not quote a carriage return in these by itself."""
+    out = io.StringIO()
+    usual, quoting = (
+        csv.writer(out, lineterminator="\n", quoting=how)
+        for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
+    for row in rows:
+        returns = any(isinstance(cell, str) and "\r" in cell for cell in row)
+        (quoting if returns else usual).writerow(row)
     return out.getvalue()
 
 
@@ -311,18 +329,10 @@ def live_json(found: TextFeatures) -> dict[str, Any]:
 def live_csv(found: TextFeatures) -> str:
     """The features of a text as CSV, with a header line."""
     names = ["name", *(field.name for field in fields(TextHit))]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([getattr(hit, name) for name in names] for hit in found.hits)
-    return out.getvalue()
+    return _csv([names, *([getattr(hit, name) for name in names] for hit in found.hits)])
 
 
 def hits_csv(hits: Sequence[TokenHit]) -> str:
     """`by_token` as CSV, with a header line."""
     names = ["name", *(field.name for field in fields(TokenHit)), "share", "match"]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([getattr(hit, name) for name in names] for hit in hits)
-    return out.getvalue()
+    return _csv([names, *([getattr(hit, name) for name in names] for hit in hits)])

@@ -9,6 +9,10 @@ Ranks:
     max      the largest activation on the token
     density  how often the feature fires in general, the rarest first
 
+They order the features that the index lists for the token: up to 20 per layer, chosen by purity.
+Dense features that fire strongly on a token and on most others are not among them, so the largest
+mean or max shown need not be the largest of all features on that token.
+
 No single one of the three factors is enough.  A feature that fires weakly on every " large" and
 strongly on " low" has a high lift for both; one that fires on 600 " opposite" and, more strongly,
 on 19 " called" has a high purity for the first, but its strongest examples are of the second; one

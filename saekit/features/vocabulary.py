@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from numbers import Integral
 
 from saekit.errors import InputError
 
@@ -36,7 +37,8 @@ class Vocabulary:
         Raises:
             InputError: no such token; for a text of several tokens its pieces are named.
         """
-        if isinstance(token, int):
+        if isinstance(token, Integral):
+            token = int(token)
             if not 0 <= token < len(self.texts):
                 raise InputError(
                     f"Token {token} does not exist: {self.model} has tokens 0 to "

@@ -9,6 +9,7 @@ from benchmarks.planted_streams import NULLS as NULL_STREAMS
 from benchmarks.planted_streams import Plan, plant, planted_dictionaries
 from benchmarks.spans import score
 from saekit.concepts import columns
+from saekit.concepts import matching as matching_module
 from saekit.concepts.matching import (
     NULLS,
     Link,
@@ -172,6 +173,25 @@ def test_thresholds_rise_until_the_nulls_are_few():
     # 6 null links at 0.58 are 10% of 60 links; none is left at a threshold of 0.6
     assert choose_thresholds(real, {"x": [pairs([0.58] * 6)]}, 0.05) == (0.6, 0.5)
     assert choose_thresholds(real, {"x": [pairs([0.99] * 6)]}, 0.05) == (0.95, 0.85)
+
+
+def test_bad_links_over_one_layer_do_not_cost_the_good_ones(monkeypatch):
+    """40 good links between neighbours, of which nulls make none; 10 null links over one layer."""
+    # Mutation tried: judged only together, as it was, all 80 links are dropped.
+    calls = iter(range(100))
+
+    def pairs(layers, *_):
+        is_null = next(calls) % (1 + len(NULLS)) > 0
+        over_one = layers[1] - layers[0] == 2
+        at = np.arange(10 * is_null if over_one else 40 * (not is_null))
+        return Pairs(*layers, 100, at, at, np.full(len(at), 0.99), np.full(len(at), 0.99))
+
+    monkeypatch.setattr(matching_module, "match_pair", pairs)
+    active = csc_array(np.random.default_rng(0).random((500, 50)))
+    sides = {layer: active for layer in range(3)}
+    matching = match_layers(sides, {layer: torch.randn(50, 8) for layer in range(3)})
+    assert (len(matching.links), matching.fdr, matching.trials) == (80, 0, 200)
+    assert set(matching.null_links.values()) == {0}
 
 
 def test_chains_are_paths():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from saekit.errors import FormatError, InputError, MismatchError
+from saekit.features import labelling
 from saekit.features.labelling import ChatLabeller, Label, marked_text
-from saekit.features.labels import give_labels
+from saekit.features.labels import _said, give_labels
 from saekit.features.lexicons import Words
 from saekit.features.name_file import NAMES, FeatureNames, LayerNames, write_names
 from saekit.features.names import make_names
@@ -173,6 +175,25 @@ def test_the_file_keeps_what_it_was_given(index, tmp_path):
     assert (found.scores.rise, found.scores.fuzzing) == (-1.5, None)
 
 
+def test_free_texts_are_found_whatever_their_capitals(index, tmp_path):
+    # mutation tried: looked up in lower case as it was, what has a capital is never found
+    layers = [LayerNames.empty(size) for size in index.sizes]
+    layers[0].set(3, "Words of Size", "text", "labeller", 0, 0)
+    layers[1].set(4, "words of size", "text", "labeller", 0, 0)
+    layers[1].set(5, "size", "input", "current word", 1, 20)
+    write_names(tmp_path / NAMES, index, layers, labeller="me", text="", n_tokens=1, summary={})
+    names = FeatureNames.open(tmp_path / NAMES, index)
+    assert sorted(names.named("words of Size")) == [(index.layers[0], 3), (index.layers[1], 4)]
+    assert list(names.named("")) == list(names.named("words")) == []
+
+
+def test_no_names_at_all_are_a_file(index, tmp_path):
+    layers = [LayerNames.empty(size) for size in index.sizes]
+    write_names(tmp_path / NAMES, index, layers, labeller="me", text="", n_tokens=1, summary={})
+    names = FeatureNames.open(tmp_path / NAMES, index)
+    assert names.get(index.layers[0], 3).text == "feature 0/3"
+
+
 class _Chat(BaseHTTPRequestHandler):
     """Names everything "the word large" and judges by looking for it."""
 
@@ -186,7 +207,10 @@ class _Chat(BaseHTTPRequestHandler):
         else:
             answer = " the word\nlarge "
         answer = self.server.answer or answer
-        data = json.dumps({"choices": [{"message": {"content": answer}}]}).encode()
+        if self.server.once:  # one bad answer, then the right ones
+            answer = self.server.once.pop()
+        document = json.dumps({"choices": [{"message": {"content": answer}}]})
+        data = (self.server.raw or document).encode()
         self.send_response(200)
         self.end_headers()
         self.wfile.write(data)
@@ -208,7 +232,7 @@ def _excerpts(user):
 @pytest.fixture
 def chat():
     server = HTTPServer(("127.0.0.1", 0), _Chat)
-    server.seen, server.answer = [], None
+    server.seen, server.answer, server.once, server.raw = [], None, [], None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -277,6 +301,99 @@ def test_wrong_labels(index, label, message):
     names = [LayerNames.empty(size) for size in index.sizes]
     with pytest.raises(InputError, match=message):
         give_labels(index, names, lambda record: label, [(0, LARGE)])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["[0, 1]", "Excerpt [1] is silent: [0, 1]", "[0, 1] because of [1]", "[false, true]"],
+)
+def test_answers_with_words_around(chat, answer):
+    # mutation tried: from the first [ to the last ], as it was, is no JSON in two of these
+    labeller = ChatLabeller(f"http://127.0.0.1:{chat.server_port}", "m")
+    for text in (answer, f"<think>[1, 1]?</think>\n{answer}"):
+        chat.answer = text
+        assert labeller.judge("x", ["a", "b"], "detection") == [False, True]
+
+
+def test_one_bad_answer_is_asked_again(chat):
+    labeller = ChatLabeller(f"http://127.0.0.1:{chat.server_port}", "m")
+    chat.answer, chat.once = "[0, 1]", ["I cannot"]
+    assert labeller.judge("x", ["a", "b"], "fuzzing") == [False, True]
+    assert len(chat.seen) == 2
+
+
+def test_what_a_model_thinks_is_no_name(chat, index):
+    labeller = ChatLabeller(f"http://127.0.0.1:{chat.server_port}", "m")
+    record = index.feature(0, LARGE)
+    for answer, name in (
+        ("<think>\nHm [1]\n</think>\n size\n words", "size words"),
+        ("<think>without an end", None),
+    ):
+        chat.answer = answer
+        label = labeller(record)
+        assert (label and label.text) == name
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ['{"choices": [{"message": {"content": null}}]}', '{"choices": []}', "[]", "<html>", '"x"'],
+)
+def test_answers_of_another_form(chat, index, raw):
+    # mutation tried: str() of the content names a feature "None" when a model refuses
+    chat.raw = raw
+    labeller = ChatLabeller(f"http://127.0.0.1:{chat.server_port}", "m")
+    with pytest.raises(InputError, match="does not answer like"):
+        labeller(index.feature(0, LARGE))
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"nonsense", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", None]
+)
+def test_servers_that_break_off(index, monkeypatch, sent):
+    """Nothing, no HTTP, half an answer, and silence: one sentence each."""
+    monkeypatch.setattr(labelling, "_TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                if sent is None:
+                    done.wait(30)
+                else:
+                    connection.sendall(sent)
+
+        done = threading.Event()
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        labeller = ChatLabeller(f"http://127.0.0.1:{server.getsockname()[1]}", "m")
+        with pytest.raises(InputError, match="cannot be asked"):
+            labeller(index.feature(0, LARGE))
+        done.set()
+        thread.join()
+
+
+def test_a_port_that_is_no_number(index):
+    with pytest.raises(InputError, match="cannot be asked"):
+        ChatLabeller("http://127.0.0.1:port/v1", "m")(index.feature(0, LARGE))
+
+
+def test_a_judge_learns_nothing_from_the_order():
+    """One that calls the first half active is as good as chance, not perfect."""
+    # mutation tried: positives first, as it was, and this judge is right every time
+    said = _said(lambda label, excerpts, task: [i < 50 for i in range(100)], "x", ["a"] * 100, "")
+    assert 15 <= said[:50].sum() <= 35
+    excerpts = [str(n) for n in range(100)]
+    odd = _said(lambda label, texts, task: [int(t) % 2 for t in texts], "x", excerpts, "")
+    assert odd.tolist() == [n % 2 == 1 for n in range(100)]
+    with pytest.raises(InputError, match="99 answers to 100 excerpts"):
+        _said(lambda label, texts, task: [True] * 99, "x", excerpts, "detection")
+
+
+def test_a_labeller_that_returns_something_else(index):
+    names = [LayerNames.empty(size) for size in index.sizes]
+    with pytest.raises(InputError, match="0/3 a dict; it must return a Label"):
+        give_labels(index, names, lambda record: {"text": "x"}, [(0, LARGE)])
 
 
 def test_wrong_endpoints(chat, index):

@@ -149,6 +149,9 @@ def test_partners_are_near_in_frequency_and_of_another_name():
     found = partners(names, np.array([5, 90, 6, 7, 100]))
     assert found.tolist() == [1, 4, 1, -1, 1]
     assert partners(names_of([("x", "input")] * 2), np.array([1, 2])).tolist() == [-1, -1]
+    # mutation tried: a free text as a partner holds nowhere, a null of 0.5 that says nothing
+    mixed = names_of([("x", "input"), ("free text", "text"), ("y", "input")])
+    assert partners(mixed, np.array([5, 6, 90])).tolist() == [2, -1, 0]
 
 
 def test_predicates():

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from saekit.features import table
 from saekit.features.reader import RANKS
-from saekit.features.records import Example, FeatureRecord
+from saekit.features.records import Example, FeatureRecord, TokenHit
 
 PROMPT = 'The opposite of "large" is "'
 
@@ -23,6 +23,22 @@ def test_the_firing_token_is_in_brackets():
     example = Example([" a", " [b]", "\n"], [1, 2, 3], [0.0, 3.0, 1.0], 1, 3.0, 0, 1)
     assert table.marked(example).plain == " a[ [b]]⏎"
     assert table.marked(example, (0, 0)).plain == "[ [b]]"
+
+
+def test_control_characters_are_shown_not_sent():
+    assert table.quoted("\x1b[2J\r") == '"\\x1b[2J\\x0d"'
+    assert table.quoted(' a"\n\\') == '" a"\\n\\\\"'
+    example = Example(["\x1b[2J", " b"], [1, 2], [0.0, 3.0], 1, 3.0, 0, 1)
+    assert table.marked(example).plain == "\\x1b[2J[ b]"
+
+
+@pytest.mark.parametrize("token", ["\r", '"', "\n", ",", "\ufffd", ' "a",\r\n'])
+def test_any_token_comes_back_from_csv(token):
+    # mutation tried: without quotes around a carriage return the row is broken in two
+    hit = TokenHit(1, 2, token, 3, 4, 5, *[0.5] * 6)
+    text = table.hits_csv([hit, hit])
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [(row["token"], row["count"], row["match"]) for row in rows] == [(token, "4", "0.2")] * 2
 
 
 def test_bars_end_at_the_largest_activation():

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from saekit.errors import InputError
@@ -11,7 +12,7 @@ def test_a_word_means_both_forms_and_a_space_only_one():
     assert WORDS.ids(" large") == [2]
     assert WORDS.ids("est") == [3]
     assert WORDS.ids("re") == [4]
-    assert WORDS.ids(2) == [2]
+    assert WORDS.ids(2) == WORDS.ids(np.uint16(2)) == [2]  # ids out of an array, too
 
 
 def test_several_tokens_are_named():
