@@ -12,6 +12,7 @@ import numpy as np
 from saekit.errors import FormatError, InputError, MismatchError
 from saekit.features.fingerprint import folder_fingerprint
 from saekit.features.lexicons import Words
+from saekit.features.name_file import BROKEN
 from saekit.features.vocabulary import Vocabulary
 from saekit.sae.manifest import MANIFEST, read_manifest
 
@@ -67,6 +68,8 @@ class IndexFile:
             self.n_samples = _places(file, "samples")
         except KeyError as error:
             raise FormatError(f"{path} is incomplete ({error}). {self.cure}") from error
+        except BROKEN as error:
+            raise FormatError(f"{path} is damaged ({error}). {self.cure}") from error
         self._slot = {layer: slot for slot, layer in enumerate(self.layers)}
 
     @property
@@ -92,7 +95,7 @@ class IndexFile:
             raise FormatError(f"There is no index at {path}. Build it: saekit index {path.parent}")
         try:
             file = h5py.File(path, "r")
-        except OSError as error:
+        except BROKEN as error:
             raise FormatError(
                 f"{path} cannot be read (truncated, or not HDF5). "
                 f"Build it: saekit index {path.parent}"
@@ -171,7 +174,7 @@ class IndexFile:
         """
         try:
             return self._file[name][where]  # type: ignore[index]
-        except (KeyError, OSError) as error:
+        except (KeyError, *BROKEN) as error:
             raise FormatError(f"{self.path}: {name} cannot be read. {self.cure}") from error
 
     @cached_property

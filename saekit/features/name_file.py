@@ -46,6 +46,8 @@ SHARES = (
     "null_fuzzing", "chosen_detection", "rise_rank",
 )  # fmt: skip
 _STEPS, _MISSING = 200, 255
+_COLUMNS = ("number", "kind", "rule", "share", "lift", "rise", *SHARES)
+BROKEN = (OSError, RuntimeError, TypeError, ValueError)  # what h5py raises on damaged bytes
 
 
 @dataclass
@@ -130,7 +132,10 @@ def write_names(path: Path, index: "IndexFile", layers: list[LayerNames], **abou
     place = {text: n for n, text in enumerate(texts, 1)} | {"": 0}
     encoded = [text.encode() for text in texts]
     options: Any = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
-    with h5py.File("names", "w", driver="core", backing_store=False) as file:
+    # from version 1.10 on the format has checksums; damage in an older one can crash HDF5
+    with h5py.File(
+        "names", "w", driver="core", backing_store=False, libver=("v110", "v110")
+    ) as file:
         file.attrs.update(
             {
                 "format": FORMAT,
@@ -206,7 +211,10 @@ class FeatureNames:
         offsets = file["texts/offsets"][:].tolist()  # type: ignore[index]
         bounds = zip(offsets[:-1], offsets[1:], strict=True)
         self.texts = ["", *(data[start:end].decode() for start, end in bounds)]
-        self._columns = {name: data[:] for name, data in file["features"].items()}  # type: ignore
+        self._columns = {name: file[f"features/{name}"][:] for name in _COLUMNS}  # type: ignore
+        shape = (len(self.layers), max(self.sizes))
+        if any(column.shape != shape for column in self._columns.values()):
+            raise ValueError("columns of another shape")
 
     @classmethod
     def read(cls, path: Path) -> "FeatureNames":
@@ -218,7 +226,7 @@ class FeatureNames:
         try:
             with h5py.File(path, "r") as file:
                 return cls(path, file)
-        except (OSError, KeyError, ValueError) as error:
+        except (KeyError, *BROKEN) as error:
             raise FormatError(
                 f"{path} cannot be read (truncated, or not a file of names). "
                 f"Make it again: saekit names {path.parent}"

@@ -162,6 +162,32 @@ def test_broken_files_of_names(named, tmp_path):
         file.attrs["schema_version"] = 9
     with FeatureIndex.open(path) as opened, pytest.raises(FormatError, match="schema_version 9"):
         opened.feature(0, 1)
+    (tmp_path / NAMES).write_bytes(data)
+    with h5py.File(tmp_path / NAMES, "r+") as file:
+        del file["features/auroc"]
+    with FeatureIndex.open(path) as opened, pytest.raises(FormatError, match="cannot be read"):
+        opened.feature(0, 1)
+
+
+@pytest.mark.parametrize("which", ["index.h5", NAMES])
+def test_damaged_bytes_are_one_sentence(named, tmp_path, which):
+    """h5py answers damage with several kinds of errors; none of them may reach the user."""
+    # mutation tried: catching OSError and KeyError alone lets RuntimeError through
+    for name in ("index.h5", NAMES):
+        shutil.copy(named.path.parent / name, tmp_path)
+    data, rng, refused = (tmp_path / which).read_bytes(), np.random.default_rng(0), 0
+    for _ in range(30):
+        damaged = bytearray(data)
+        for place in rng.integers(0, len(data), 20).tolist():
+            damaged[place] ^= 255
+        (tmp_path / which).write_bytes(damaged)
+        try:
+            with FeatureIndex.open(tmp_path) as opened:
+                opened.feature(2, 1)
+                opened.by_token(" large")
+        except FormatError:
+            refused += 1
+    assert refused >= 15
 
 
 def test_the_file_keeps_what_it_was_given(index, tmp_path):
