@@ -223,10 +223,10 @@ def _concepts(args: argparse.Namespace) -> None:
     path = dictionary_folder(args) / "concepts.json"
     if args.find or args.file or not path.exists():
         definitions = read_definitions(Path(args.file)) if args.file else BUILT_IN
-        model, dictionaries = open_set(args)
         out = Path(args.out) if args.out else path
         if args.out or not args.file:
             ensure_writable(out.parent)
+        model, dictionaries = open_set(args)
         catalogue = find_concepts(
             model,
             dictionaries,
