@@ -211,7 +211,8 @@ class FeatureNames:
         offsets = file["texts/offsets"][:].tolist()  # type: ignore[index]
         bounds = zip(offsets[:-1], offsets[1:], strict=True)
         self.texts = ["", *(data[start:end].decode() for start, end in bounds)]
-        self._columns = {name: file[f"features/{name}"][:] for name in _COLUMNS}  # type: ignore
+        read: Any = file  # a group or a dataset, as far as types know
+        self._columns: dict[str, np.ndarray] = {n: read[f"features/{n}"][:] for n in _COLUMNS}
         shape = (len(self.layers), max(self.sizes))
         if any(column.shape != shape for column in self._columns.values()):
             raise ValueError("columns of another shape")

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from numbers import Integral
+
+import numpy as np
 
 from saekit.errors import InputError
 
@@ -37,7 +38,7 @@ class Vocabulary:
         Raises:
             InputError: no such token; for a text of several tokens its pieces are named.
         """
-        if isinstance(token, Integral):
+        if isinstance(token, int | np.integer):
             token = int(token)
             if not 0 <= token < len(self.texts):
                 raise InputError(
