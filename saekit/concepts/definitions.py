@@ -17,7 +17,9 @@ from saekit.errors import InputError
 from saekit.features.lexicons import CLASSES
 
 KINDS = ("input", "class", "output", "contrast")
-MIN_PROMPTS = 10  # of each sign: five to choose features on and five to score them on
+# of each sign, half to choose features on, half to score them on: with ten against ten a feature
+# that knows nothing reaches an AUROC of 0.9 once in 1,300 times (five against five: once in 63)
+MIN_PROMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Definition:
             of the model are left out.
         token_class: a name in `CLASSES`, instead of `tokens`, for kind "class".
         probability: for kind "output", what the tokens must get together.
-        positive, negative: for kind "contrast", prompts of each sign, at least ten.
+        positive, negative: for kind "contrast", prompts of each sign, at least twenty.
 
     Raises:
         InputError: an impossible definition.

@@ -9,7 +9,9 @@ from saekit.concepts.definitions import Definition
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.storage import DictionarySet
 
-WORDS = "large small old new hot cold fast slow good bad high low".split()
+WORDS = (
+    "large small old new hot cold fast slow good bad high low long short rich poor wet dry hard soft"
+).split()
 POSITIVE = tuple(f'The word "{word}" is here' for word in WORDS)
 NEGATIVE = tuple(f"The word {word} is here" for word in WORDS)
 QUOTED = Definition("quoted", "contrast", positive=POSITIVE, negative=NEGATIVE)
@@ -42,8 +44,8 @@ def planted(tiny_model):
 def test_each_half_has_half_of_each_sign():
     prompts, labels, n_first = halves(QUOTED, np.random.default_rng(0))
     assert sorted(prompts) == sorted(POSITIVE + NEGATIVE)
-    assert n_first == 12
-    assert labels[:n_first].sum() == labels[n_first:].sum() == 6
+    assert n_first == 20
+    assert labels[:n_first].sum() == labels[n_first:].sum() == 10
     assert [text in POSITIVE for text in prompts] == labels.tolist()
     assert len(np.flatnonzero(np.diff(labels[:n_first]))) > 1  # mixed
 
@@ -62,7 +64,7 @@ def test_the_feature_of_the_difference_is_found(tiny_model, planted):
     assert scores[0].found
     assert scores[0].features == [5]
     assert scores[0].f1 == scores[0].auroc == 1
-    assert scores[0].positives == 6
+    assert scores[0].positives == 10
     assert scores[0].baseline_f1 < 1
 
 

@@ -117,24 +117,24 @@ def prompts(positive, negative, more=""):
 
 def test_contrast_prompts_from_toml(tmp_path):
     path = tmp_path / "own.toml"
-    path.write_text(prompts(10, 12), encoding="utf-8")
+    path.write_text(prompts(20, 22), encoding="utf-8")
     (definition,) = read_definitions(path)
     assert definition.kind == "contrast"
-    assert definition.positive == tuple(f"yes {i}" for i in range(10))
-    assert len(definition.negative) == 12
+    assert definition.positive == tuple(f"yes {i}" for i in range(20))
+    assert len(definition.negative) == 22
     assert resolve(definition, VOCABULARY) == []
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (prompts(9, 10), "9 different positive prompts; 10 are"),
-        (prompts(10, 0), "0 different negative prompts"),
-        (prompts(10, 10, 'words = ["large"]'), "contrast prompts stand alone"),
-        (prompts(10, 10, 'kind = "input"'), "contrast prompts stand alone"),
-        (prompts(10, 10).replace("no 3", "yes 3"), '"yes 3" is both a positive and a negative'),
-        (prompts(10, 10).replace("no 3", " "), "has an empty negative prompt"),
-        (prompts(10, 10).replace('"yes 3"', "3"), '"positive" of concept "a" must be a list'),
+        (prompts(19, 20), "19 different positive prompts; 20 are"),
+        (prompts(20, 0), "0 different negative prompts"),
+        (prompts(20, 20, 'words = ["large"]'), "contrast prompts stand alone"),
+        (prompts(20, 20, 'kind = "input"'), "contrast prompts stand alone"),
+        (prompts(20, 20).replace("no 3", "yes 3"), '"yes 3" is both a positive and a negative'),
+        (prompts(20, 20).replace("no 3", " "), "has an empty negative prompt"),
+        (prompts(20, 20).replace('"yes 3"', "3"), '"positive" of concept "a" must be a list'),
         ('[a]\nkind = "contrast"\n', "0 different positive prompts"),
     ],
 )

@@ -71,7 +71,7 @@ def planted(model):
 @pytest.fixture(scope="module")
 def catalogue(model, planted):
     absent = Definition("river", "input", (" the",))
-    words = relational.relation_words()[0][:10]
+    words = relational.relation_words()[0][:20]
     quoted = Definition(
         "quoted", "contrast",
         positive=tuple(f'the word "{word}" is' for word in words),
@@ -96,7 +96,7 @@ def test_contrast_prompts_find_what_they_differ_in(catalogue):
     assert quoted.tokens == []
     assert quoted.found_layers[:3] == [0, 1, 2]
     assert quoted.at(0).features == [11]
-    assert quoted.at(0).positives == 5  # of the half that chose nothing
+    assert quoted.at(0).positives == 10  # of the half that chose nothing
 
 
 def test_an_absent_concept_is_said_to_be_absent(catalogue):
