@@ -6,8 +6,9 @@ positions are read by the model and count nowhere.
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saekit.activations import Text, context_rows, documents_of, residuals
+from saekit.compiled import keep_freed_memory
 from saekit.errors import InputError, TrainingError
 from saekit.features.examples import Chunk, suffix_hashes
 from saekit.features.lexicons import Words
@@ -113,6 +115,7 @@ def build_index(
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1.")
     ensure_writable(out_path.parent)
+    keep_freed_memory()
 
     context = min(context, model.n_ctx)
     statistics = [LayerStatistics.empty(size, examples, samples) for size in sizes]
@@ -235,7 +238,7 @@ def _read_text(
         total=tokens, initial=min(tokens, int(counts.sum())), unit=" tokens", unit_scale=True,
         desc="indexing",
     )  # fmt: skip
-    with bar:
+    with bar, ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for ids in _chunks(rows, context):
             missing = tokens - int(counts.sum())
             positions = np.cumsum((ids != model.bos).sum(-1))
@@ -245,10 +248,8 @@ def _read_text(
             streams = residuals(model, torch.from_numpy(ids).long(), layers)
             suffix = suffix_hashes(ids, model.bos)
             word = np.where(is_bos, -1, words.of_token[ids])
-            encoded = []
-            for dictionary, stream, layer in zip(
-                dictionaries, streams, progress.layers, strict=True
-            ):
+            encoded, chunks, drawn = [], [], []
+            for dictionary, stream in zip(dictionaries, streams, strict=True):
                 values, features = (
                     array.reshape(*ids.shape, -1)
                     for array in _encode(dictionary, stream.flatten(0, 1))
@@ -259,8 +260,14 @@ def _read_text(
                         f"The features of layer {dictionary.layer} are not finite in contexts "
                         f"{first_row} to {first_row + len(ids) - 1}."
                     )
-                layer.add(Chunk(ids, first_row, suffix, values, features), word, progress.rng)
                 encoded.append((values, features))
+                chunks.append(chunk := Chunk(ids, first_row, suffix, values, features))
+                drawn.append(progress.rng.random(len(chunk.active[0]), dtype=np.float32))
+            # numpy releases the interpreter; each layer has its own tables and numbers drawn before
+            for _ in pool.map(
+                LayerStatistics.add, progress.layers, chunks, repeat(word), drawn
+            ):
+                pass
             progress.kept_rows.offer(first_row, ~is_bos, encoded)
             progress.rows = first_row = first_row + len(ids)
             new = np.bincount(ids[~is_bos], minlength=model.d_vocab)

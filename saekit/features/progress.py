@@ -56,8 +56,11 @@ class LayerStatistics:
             KeptExamples(d_sae, samples * DRAWN),
         )
 
-    def add(self, chunk: Chunk, words: np.ndarray, rng: np.random.Generator) -> None:
-        """Count one chunk; `words` are its words, -1 at BOS."""
+    def add(self, chunk: Chunk, words: np.ndarray, drawn: np.ndarray) -> None:
+        """Count one chunk; `words` are its words, -1 at BOS.
+
+        `drawn` is a random number for each of its active features.
+        """
         row, place, feature, value = chunk.active
         if not len(value):
             return
@@ -69,7 +72,7 @@ class LayerStatistics:
             real = (beside >= 0) & (beside < words.shape[1]) & (word >= 0)
             table.add(word[real], feature[real], value[real])
         self.examples.offer(chunk, value)
-        self.samples.offer(chunk, rng.random(len(value), dtype=np.float32))
+        self.samples.offer(chunk, drawn)
 
 
 @dataclass

@@ -17,6 +17,7 @@ other tokens of its batch.  With `apply_b_dec_to_input` false, x takes the place
 """
 
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.errors import InputError
+from saekit.sae.narrow import MIN_TOKENS, NarrowTopK, supported
 
 ARCHITECTURES = ("topk", "standard", "jumprelu", "gated", "abstopk")
 WITH_K = ("topk", "abstopk")
@@ -104,8 +106,8 @@ class Dictionary:
         }
         return replace(self, **moved)
 
-    def _products(self, x: Tensor) -> Tensor:
-        """Encoder products before any bias of shape [d_sae]."""
+    def _inputs(self, x: Tensor) -> Tensor:
+        """What the encoder is multiplied with."""
         x = x.to(self.W_enc.dtype)
         if self.normalize_activations != "none":
             mean, scale = self._statistics(x)
@@ -114,7 +116,25 @@ class Dictionary:
             x = (x - mean) / scale
         if self.apply_b_dec_to_input:
             x = x - self.b_dec
-        return x @ self.W_enc
+        return x
+
+    def _products(self, x: Tensor) -> Tensor:
+        """Encoder products before any bias of shape [d_sae]."""
+        return self._inputs(x) @ self.W_enc
+
+    @cached_property
+    def _narrow(self) -> NarrowTopK | None:
+        """The fast way to the k largest, where there is one."""
+        possible = (
+            self.architecture == "topk"
+            and self.W_enc.device.type == "cpu"
+            and self.W_enc.dtype == torch.float32
+            and supported()
+        )
+        if not possible:
+            return None
+        assert self.b_enc is not None and self.k is not None
+        return NarrowTopK(self.W_enc, self.b_enc, self.k)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What `normalize_activations` takes off each token and divides it by, [..., 1] each."""
@@ -161,7 +181,12 @@ class Dictionary:
         value 0 (as do top-k places whose preactivation is negative).
         """
         if self.architecture in WITH_K:
-            return self._largest(self._products(x) + self.bias)
+            inputs = self._inputs(x)
+            many = inputs.dim() == 2 and len(inputs) >= MIN_TOKENS
+            if many and not torch.is_grad_enabled() and (narrow := self._narrow) is not None:
+                values, indices = narrow(inputs)
+                return values.relu(), indices
+            return self._largest(inputs @ self.W_enc + self.bias)
         active = self.encode(x)
         busiest = int((active > 0).sum(-1).max()) if active.numel() else 0
         return active.topk(max(1, busiest), dim=-1)

@@ -197,6 +197,15 @@ void at_or_above(const int16_t* pre, int64_t tokens, int64_t n, int16_t floor, i
     }
 }
 
+// The preactivation of each pair.
+void products(const float* inputs, const float* W_enc, const float* b_enc, const int32_t* features,
+              const int64_t* starts, int64_t tokens, int64_t d, float* values) {
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t j = starts[t]; j < starts[t + 1]; j++)
+            values[j] = dot(inputs + t * d, W_enc + int64_t(features[j]) * d, d) + b_enc[features[j]];
+}
+
 // Values, errors and slopes of the pairs of each token; see `SparsePass` in reference.py.
 // ends[p] is the number of features of prefix p; the features of a token are in ascending order.
 void forward_backward(const float* inputs, const float* target, const float* W_enc,

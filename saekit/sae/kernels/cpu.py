@@ -85,6 +85,21 @@ class Cpu(Reference):
         self._c.at_or_above(_bits(pre), *shape, floor, _i64(starts), _i32(features))
         return Pairs(features, starts)
 
+    def products(
+        self,
+        inputs: Float[Tensor, "token d_in"],
+        W_enc: Float[Tensor, "d_sae d_in"],
+        b_enc: Float[Tensor, " d_sae"],
+        pairs: Pairs,
+    ) -> Float[Tensor, " pair"]:
+        """See `Reference.products`."""
+        values = torch.empty(len(pairs.features))
+        self._c.products(
+            _f32(inputs), _f32(W_enc), _f32(b_enc), _i32(pairs.features), _i64(pairs.starts),
+            _long(len(inputs)), _long(inputs.shape[1]), _f32(values),
+        )  # fmt: skip
+        return values
+
     def forward_backward(
         self,
         inputs: Float[Tensor, "token d_in"],

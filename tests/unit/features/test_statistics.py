@@ -51,6 +51,13 @@ def test_pairs_equal_a_plain_count(monkeypatch):
     assert_allclose(pairs.largest, [max(plain[pair]) for pair in found])
 
 
+def test_counting_sorts_stably():
+    # mutation tried: the second pass over the unsorted column gives pairs out of order above
+    column = np.array([3, 0, 3, 1, 0, 3], np.int32)
+    assert_array_equal(statistics._ascending(column), np.argsort(column, kind="stable"))
+    assert len(statistics._ascending(column[:0])) == 0
+
+
 def test_pairs_forget_the_rarest_first(monkeypatch):
     monkeypatch.setattr(statistics, "PAIRS_PER_FEATURE", 1)
     pairs = Pairs(2)  # room for two pairs
