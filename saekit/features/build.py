@@ -264,9 +264,7 @@ def _read_text(
                 chunks.append(chunk := Chunk(ids, first_row, suffix, values, features))
                 drawn.append(progress.rng.random(len(chunk.active[0]), dtype=np.float32))
             # numpy releases the interpreter; each layer has its own tables and numbers drawn before
-            for _ in pool.map(
-                LayerStatistics.add, progress.layers, chunks, repeat(word), drawn
-            ):
+            for _ in pool.map(LayerStatistics.add, progress.layers, chunks, repeat(word), drawn):
                 pass
             progress.kept_rows.offer(first_row, ~is_bos, encoded)
             progress.rows = first_row = first_row + len(ids)

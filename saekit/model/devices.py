@@ -14,7 +14,4 @@ def check_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # no CUDA: the second
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(
-            f'The device "{device}" cannot be used ({reason}): give --device cpu.'
-        ) from error
+        raise InputError(f'torch finds no device "{device}" here: use cpu.') from error

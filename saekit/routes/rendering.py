@@ -92,7 +92,8 @@ def _arrivals(circuit: "Circuit") -> str:
         for row in kept
     ]
     more = f", {len(ranked) - len(shown)} more" * (len(ranked) > len(shown))
-    return f"{', '.join(shown) or 'refused'}{more}; {_count(circuit.n80_all_keys)} carry 80%"
+    verb = "carries" if circuit.n80_all_keys == 1 else "carry"
+    return f"{', '.join(shown) or 'refused'}{more}; {_count(circuit.n80_all_keys)} {verb} 80%"
 
 
 def _set(circuit: "Circuit") -> list[str]:

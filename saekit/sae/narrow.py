@@ -18,7 +18,7 @@ from saekit.sae.kernels import Reference, kernels_for
 
 MIN_TOKENS = 128  # below, what is kept per dictionary costs more than it saves
 _SHORTLIST = 2  # times k; with 1.5 more tokens have to be done again, 3 costs more
-_BFLOAT16 = 2.0**-8  # half a unit in the last place is at most this, relatively; and a half to spare
+_BFLOAT16 = 2.0**-8  # half a unit in the last place is at most this, relatively
 _SUMMATION = 1e-5  # of |x| |w|: what sums in float32 may be off
 
 

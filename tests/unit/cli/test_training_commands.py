@@ -128,7 +128,7 @@ def test_float32_keeps_a_float32_cache(tiny_model_folder, text, tmp_path, capsys
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--device", "nowhere"], 'device "nowhere" cannot be used'),
+        (["--device", "nowhere"], 'no device "nowhere"'),
         (["--features", str(10**12)], "not enough memory"),
         (["--tensorboard", __file__], "Cannot write to"),
     ],

@@ -10,7 +10,8 @@ from saekit.sae.dictionary import Dictionary
 from saekit.sae.storage import DictionarySet
 
 WORDS = (
-    "large small old new hot cold fast slow good bad high low long short rich poor wet dry hard soft"
+    "large small old new hot cold fast slow good bad high low "
+    "long short rich poor wet dry hard soft"
 ).split()
 POSITIVE = tuple(f'The word "{word}" is here' for word in WORDS)
 NEGATIVE = tuple(f"The word {word} is here" for word in WORDS)

@@ -119,7 +119,7 @@ def test_the_planted_match_says_why(matching, known_features, named):
     assert match.margin is None
     from saekit.routes.circuit import render
 
-    assert "1/1 x 1/0 (large)" in " ".join(render(circuit).split())
+    assert "1/1 x 1/0 [large]" in " ".join(render(circuit).split())
 
 
 def test_a_planted_gate_leaves_one_edge(matching, known_features, tiny_model):
