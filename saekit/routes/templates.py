@@ -3,7 +3,8 @@
     template = 'The opposite of "{word}" is "'
     word = ["large", "hot", "early"]
 
-Several placeholders give all combinations.  Importing this module costs no torch.
+Several placeholders give all combinations; these share words, so that intervals over them, which
+draw prompts one by one, are too narrow.  Importing this module costs no torch.
 """
 
 import string
