@@ -16,7 +16,7 @@ from saekit.sae.step import DeadFeatures, Scratch, StepResult, dense_step, spars
 # rows of norm 1 overshoot: the k largest of many random features overlap; tried 1, 1/2, 1/4
 _ENCODER_SCALE = 0.5
 # W_dec learns faster than lr by this over sqrt(d_in): an Adam step of lr on every entry turns a row
-# of norm 1 by at most lr sqrt(d_in); 10 at d_in 64 found more than 1 or 3 (benchmarks/RECOVERY.md)
+# of norm 1 by at most lr sqrt(d_in); 10 at d_in 64 found more than 1 or 3 (benchmarks/TRAINING.md)
 _DECODER_TURN = 80.0
 _THRESHOLD_RATE = 0.01  # of the running mean that becomes BatchTopK's threshold, as in SAELens
 _RESAMPLED_ENCODER = 0.2  # of the mean norm of living encoder rows (Bricken et al. 2023)
