@@ -101,9 +101,10 @@ def main() -> None:
         drop = circuit.random_sets.median_drop
         p = circuit.target.preactivation
         row = row_of(circuit)
-        refused = drop is None or row["share_causal"] is None  # on the same prompts as the set's
         row["prediction_after"] = circuit.set.prediction_after
-        row["random_causal_share"] = None if refused else ratio(drop, circuit.all_edges_drop, p)
+        row["random_causal_share"] = None
+        if drop is not None and row["share_causal"] is not None:  # on the same prompts as the set's
+            row["random_causal_share"] = ratio(drop, circuit.all_edges_drop, p)
         return circuit, row
 
     behaviours: dict[str, list[RoutePrompt]] = {
