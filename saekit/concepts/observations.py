@@ -78,6 +78,8 @@ class _SparseRows:
     def matrix(self, d_sae: int) -> csc_array:
         counts = np.concatenate(self.counts)
         starts = np.concatenate([[0], np.cumsum(counts)])
+        if starts[-1] < 2**31:  # otherwise scipy widens the features as well: half as much again
+            starts = starts.astype(np.int32)
         rows = csr_array(
             (np.concatenate(self.values), np.concatenate(self.features), starts),
             shape=(len(counts), d_sae),
