@@ -200,6 +200,8 @@ def refused(capsys, *arguments):
         ),
         (["query", "{set}", "--token", "zzzzqqq"], "zzzzqqq"),
         (["query", "{set}/nowhere", "--token", "large"], "nowhere"),
+        (["query", "{set}", "--token", "large", "--top", "0"], "--top is 0"),
+        (["concepts", "{set}", "--all", "--top", "-1"], "--top is -1"),
         (["evaluate", "{set}", "--text", "{set}/no_such_text"], "no_such_text"),
         (["evaluate", "{set}", "--model", "{set}"], "model"),
         (["concepts", "{set}", "--concept", "tall"], "tall"),

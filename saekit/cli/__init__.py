@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from saekit.cli import exchange, features, heads, means, routes, training
+from saekit.cli import concepts, exchange, features, heads, means, routes, training
 from saekit.errors import SaekitError
 
 PROG = "saekit"
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for stage in (training, exchange, features, routes, means, heads):
+    for stage in (training, exchange, features, concepts, routes, means, heads):
         stage.add(command)
     return parser
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saekit.bundled import DEFAULT_DICTIONARIES, bundled
+from saekit.errors import InputError
 
 Command = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
 """Adds a subcommand: (name, what to run, one-line help) -> its parser."""
@@ -97,3 +98,13 @@ def add_dictionaries(parser: argparse.ArgumentParser, model: bool = True) -> Non
     if model:
         parser.add_argument("--model", help="where the model is, if not where training found it")
         add_device(parser)
+
+
+def check_top(args: argparse.Namespace) -> None:
+    """Refuse to show no rows, or fewer.
+
+    Raises:
+        InputError: `--top` below 1.
+    """
+    if args.top is not None and args.top < 1:
+        raise InputError(f"--top is {args.top}; ask for at least 1.")

@@ -1,4 +1,4 @@
-"""Commands that look into dictionaries: index, query, concepts."""
+"""Commands that look into dictionaries: index, names, query."""
 
 import argparse
 import os
@@ -10,9 +10,9 @@ from saekit.cli.common import (
     Command,
     add_dictionaries,
     add_text,
+    check_top,
     dictionary_folder,
     held_out_text,
-    note,
     open_set,
     show,
     text_name,
@@ -21,7 +21,6 @@ from saekit.coordinates import parse_feature
 from saekit.errors import InputError
 
 if TYPE_CHECKING:
-    from saekit.concepts.catalogue import Catalogue
     from saekit.features.reader import FeatureIndex
 
 
@@ -123,7 +122,7 @@ def _query(args: argparse.Namespace) -> None:
 
     if args.csv and args.json:
         raise InputError("--csv and --json are two forms of one answer: choose one.")
-    _check_top(args)
+    check_top(args)
     with FeatureIndex.open(dictionary_folder(args) / "index.h5") as index:
         layers = parse_layers(args.layers, max(index.layers)) if args.layers else None
         if args.token is not None:
@@ -177,11 +176,6 @@ def _query(args: argparse.Namespace) -> None:
             )
 
 
-def _check_top(args: argparse.Namespace) -> None:
-    if args.top is not None and args.top < 1:
-        raise InputError(f"--top is {args.top}; ask for at least 1.")
-
-
 def _answer(
     args: argparse.Namespace, document: Any, table: Callable[[], Any], csv: Callable[[], str]
 ) -> None:
@@ -209,84 +203,6 @@ def _of_concept(index: "FeatureIndex", name: str) -> list[tuple[int, int]]:
             f'Neither a concept nor a feature is called "{name}"; concepts are {listed}.'
         )
     return list(dict.fromkeys([*found, *named]))
-
-
-def _concepts(args: argparse.Namespace) -> None:
-    from saekit.concepts.automatic import automatic_table
-    from saekit.concepts.catalogue import Catalogue
-    from saekit.concepts.definitions import BUILT_IN, read_definitions
-    from saekit.concepts.finding import find_concepts
-    from saekit.concepts.tables import catalogue_table
-    from saekit.files import ensure_writable
-
-    _check_top(args)
-    path = dictionary_folder(args) / "concepts.json"
-    if args.find or args.file or not path.exists():
-        definitions = read_definitions(Path(args.file)) if args.file else BUILT_IN
-        out = Path(args.out) if args.out else path
-        if args.out or not args.file:
-            ensure_writable(out.parent)
-        model, dictionaries = open_set(args)
-        catalogue = find_concepts(
-            model,
-            dictionaries,
-            held_out_text(args),
-            definitions,
-            tokens=args.tokens,
-            text_name=f"{text_name(args)} (held out)",
-            named=_stored_names(dictionaries.path),
-        )
-        if args.file and not args.out:
-            note(f"not stored: give --out to keep these (the catalogue of the set is {path})")
-        else:
-            catalogue.save(out)
-    else:
-        catalogue = Catalogue.load(path)
-    if args.concept:
-        catalogue = catalogue.only(args.concept)
-    if args.all:
-        if not catalogue.automatic:
-            raise InputError(
-                f"{path} has no automatic concepts: name the features first with saekit names "
-                f"{path.parent}, then search again with saekit concepts {path.parent} --find."
-            )
-        document = {"automatic": catalogue.to_dict()["automatic"]}
-        show(args, document, automatic_table(catalogue.automatic, args.top))
-        return
-    if args.prompt is not None:
-        _concepts_of_prompt(args, catalogue)
-        return
-    show(args, catalogue.to_dict(), catalogue_table(catalogue))
-
-
-def _stored_names(folder: Path) -> Any:
-    """The names of a dictionary set's features; None if there are none."""
-    from saekit.features.reader import FeatureIndex
-
-    if not (folder / "index.h5").is_file():
-        return None
-    with FeatureIndex.open(folder) as index:
-        return index.names
-
-
-def _concepts_of_prompt(args: argparse.Namespace, catalogue: "Catalogue") -> None:
-    from dataclasses import asdict
-
-    from saekit.concepts.spans import chain_spans, prompt_spans
-    from saekit.concepts.tables import prompt_table
-
-    model, dictionaries = open_set(args)
-    spans = prompt_spans(model, dictionaries, catalogue, args.prompt)
-    chains = chain_spans(model, dictionaries, catalogue, args.prompt)
-    ids = model.prompt(args.prompt)[int(model.prepend_bos) :]
-    tokens = [model.vocabulary[token] for token in ids.tolist()]
-    document = {
-        "prompt": args.prompt,
-        "tokens": tokens,
-        "spans": [asdict(span) for span in spans],
-        "chains": [asdict(chain) for chain in chains],
-    }
-    show(args, document, prompt_table(tokens, spans, chains))
 
 
 def add(command: Command) -> None:
@@ -344,17 +260,3 @@ def add(command: Command) -> None:
     sub.add_argument(
         "--max-density", type=float, help="leave out features that fire on a larger share of text"
     )
-
-    sub = command("concepts", _concepts, "named concepts with their layer spans")
-    add_dictionaries(sub)
-    add_text(sub, 300_000)
-    sub.add_argument("--concept", help="only this one")
-    sub.add_argument(
-        "--all", action="store_true", help="instead, every name that is reliable on held-out text, "
-        "with its features (needs saekit names, then --find)",
-    )  # fmt: skip
-    sub.add_argument("--top", type=int, help="only so many names of --all")
-    sub.add_argument("--prompt", help="instead, where the concepts are in this text: their layers")
-    sub.add_argument("--file", help="own definitions (TOML)")
-    sub.add_argument("--find", action="store_true", help="search again even if already stored")
-    sub.add_argument("--out", help="file to write (default DIR/concepts.json; with --file none)")

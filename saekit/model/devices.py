@@ -13,5 +13,6 @@ def check_device(device: str) -> None:
     """
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # no CUDA: the second
+    # a torch built without the device raises one of the last two
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f'torch finds no device "{device}" here: use cpu.') from error
