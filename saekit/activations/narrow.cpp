@@ -56,42 +56,50 @@ template <int D>
 void one_head(const uint16_t* qkv, int64_t pos, int64_t stride, int64_t d_model, float scale,
               std::vector<float>& memory, uint16_t* out) {
     constexpr int PARTS = (D + WIDTH - 1) / WIDTH;  // vectors per value
-    constexpr int QUERIES = PARTS <= 2 ? 8 : 4;     // rows computed together, in registers
-    const int64_t padded = (pos + WIDTH - 1) / WIDTH * WIDTH;
+    constexpr int QUERIES = 8, PAIR = 2;            // rows and vectors computed together, in registers
+    const int64_t padded = (pos + PAIR * WIDTH - 1) / (PAIR * WIDTH) * PAIR * WIDTH;
     memory.assign(padded * (D + PARTS * WIDTH + QUERIES), 0.0f);
     float* keys = memory.data();        // [D][padded]
     float* values = keys + padded * D;  // [padded][PARTS * WIDTH]
     float* pattern = values + padded * PARTS * WIDTH;
-    for (int64_t t = 0; t < pos; t++) {
-        const uint16_t* key = qkv + t * stride + d_model;
-        for (int i = 0; i < D; i++) {
-            keys[i * padded + t] = to_float(key[i]);
-            values[t * PARTS * WIDTH + i] = to_float(key[d_model + i]);
-        }
+    for (int64_t block = 0; block < pos; block += WIDTH) {  // whole cache lines of keys at a time
+        const int64_t size = std::min<int64_t>(WIDTH, pos - block);
+        const uint16_t* key = qkv + block * stride + d_model;
+        for (int i = 0; i < D; i++)
+            for (int64_t t = 0; t < size; t++)
+                keys[i * padded + block + t] = to_float(key[t * stride + i]);
+        for (int64_t t = 0; t < size; t++)
+            for (int i = 0; i < D; i++)
+                values[(block + t) * PARTS * WIDTH + i] = to_float(key[t * stride + d_model + i]);
     }
     Ints lane;
     for (int c = 0; c < WIDTH; c++) lane[c] = c;
     for (int64_t first = 0; first < pos; first += QUERIES) {
         const int64_t seen = std::min<int64_t>(first + QUERIES, pos);
-        float query[QUERIES][D];
+        float query[D][QUERIES];
         for (int r = 0; r < QUERIES; r++) {
             const uint16_t* own = qkv + std::min(first + r, pos - 1) * stride;
-            for (int i = 0; i < D; i++) query[r][i] = scale * to_float(own[i]);
+            for (int i = 0; i < D; i++) query[i][r] = scale * to_float(own[i]);
         }
         Floats largest[QUERIES];
         for (int r = 0; r < QUERIES; r++) largest[r] = Floats{} - INFINITY;
-        for (int64_t k = 0; k < seen; k += WIDTH) {
-            Floats score[QUERIES] = {};
+        for (int64_t k = 0; k < seen; k += PAIR * WIDTH) {
+            Floats score[QUERIES][PAIR] = {};
             for (int i = 0; i < D; i++) {
-                const Floats key = load(keys + i * padded + k);
-                for (int r = 0; r < QUERIES; r++) score[r] += query[r][i] * key;
+                const float* key = keys + i * padded + k;
+                const Floats left = load(key), right = load(key + WIDTH);
+                for (int r = 0; r < QUERIES; r++) {
+                    score[r][0] += query[i][r] * left;
+                    score[r][1] += query[i][r] * right;
+                }
             }
-            for (int r = 0; r < QUERIES; r++) {
-                const Ints future = lane + int32_t(k) > int32_t(first + r);
-                score[r] = future ? Floats{} - INFINITY : score[r];
-                largest[r] = score[r] > largest[r] ? score[r] : largest[r];
-                store(pattern + r * padded + k, score[r]);
-            }
+            for (int r = 0; r < QUERIES; r++)
+                for (int j = 0; j < PAIR; j++) {
+                    const Ints future = lane + int32_t(k + j * WIDTH) > int32_t(first + r);
+                    score[r][j] = future ? Floats{} - INFINITY : score[r][j];
+                    largest[r] = score[r][j] > largest[r] ? score[r][j] : largest[r];
+                    store(pattern + r * padded + k + j * WIDTH, score[r][j]);
+                }
         }
         float inverse[QUERIES];
         for (int r = 0; r < QUERIES; r++) {
@@ -107,16 +115,23 @@ void one_head(const uint16_t* qkv, int64_t pos, int64_t stride, int64_t d_model,
             for (int c = 0; c < WIDTH; c++) sum += sums[c];
             inverse[r] = 1 / sum;
         }
-        Floats mixed[QUERIES][PARTS] = {};
-        for (int64_t k = 0; k < seen; k++)
-            for (int v = 0; v < PARTS; v++) {
-                const Floats value = load(values + (k * PARTS + v) * WIDTH);
-                for (int r = 0; r < QUERIES; r++) mixed[r][v] += pattern[r * padded + k] * value;
+        constexpr int TOGETHER = PARTS < PAIR ? PARTS : PAIR;
+        for (int part = 0; part < PARTS; part += TOGETHER) {
+            Floats mixed[QUERIES][TOGETHER] = {};
+            for (int64_t k = 0; k < seen; k++) {
+                Floats value[TOGETHER];
+                for (int v = 0; v < TOGETHER; v++) value[v] = load(values + (k * PARTS + part + v) * WIDTH);
+                for (int r = 0; r < QUERIES; r++)
+                    for (int v = 0; v < TOGETHER; v++) mixed[r][v] += pattern[r * padded + k] * value[v];
             }
-        for (int r = 0; first + r < seen; r++)
-            for (int i = 0; i < D; i++)
-                out[(first + r) * d_model + i] =
-                    to_bf16(mixed[r][i / WIDTH][i % WIDTH] * inverse[r]);
+            float rows[QUERIES][TOGETHER * WIDTH];
+            for (int r = 0; r < QUERIES; r++)
+                for (int v = 0; v < TOGETHER; v++) store(rows[r] + v * WIDTH, mixed[r][v] * inverse[r]);
+            const int width = std::min(TOGETHER * WIDTH, D - part * WIDTH);
+            for (int64_t r = 0; first + r < seen; r++)
+                for (int i = 0; i < width; i++)
+                    out[(first + r) * d_model + part * WIDTH + i] = to_bf16(rows[r][i]);
+        }
     }
 }
 

@@ -7,11 +7,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from saekit.sae import choosing
 from saekit.sae.architectures import ARCHITECTURES, TopK
+from saekit.sae.choosing import Exact
 from saekit.sae.config import TrainConfig
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.kernels import Reference, kernels_for
-from saekit.sae.step import DeadFeatures, Scratch, StepResult, dense_step, sparse_step
+from saekit.sae.scratch import Scratch
+from saekit.sae.step import DeadFeatures, StepResult, dense_step, sparse_step
 
 # rows of norm 1 overshoot: the k largest of many random features overlap; tried 1, 1/2, 1/4
 _ENCODER_SCALE = 0.5
@@ -76,7 +79,7 @@ class LayerTraining:
         self.adam_steps = torch.zeros((), dtype=torch.long)
         self._dead = DeadFeatures(config.dead_tokens)
         narrow = config.bf16 and self.kind.sparse
-        self.shadow = self.parameters["W_enc"].bfloat16() if narrow else None
+        self.preactivations = choosing.fastest(self.parameters["W_enc"]) if narrow else Exact()
 
     def fit_input(self, x: Float[Tensor, "token d_in"]) -> None:
         """Set scale and b_dec from a sample of activations in model units."""
@@ -112,8 +115,8 @@ class LayerTraining:
         """
         if isinstance(self.kind, TopK):
             gradients, result = sparse_step(
-                x, self.parameters, self.kind, self.dead, self.kernels, self.scratch, self.shadow,
-                self.scale,
+                x, self.parameters, self.kind, self.dead, self.kernels, self.scratch,
+                self.preactivations, self.scale,
             )  # fmt: skip
             if self.kind.stored_as != self.kind.name:
                 self._follow(result.smallest)
@@ -152,7 +155,7 @@ class LayerTraining:
                 lr=decoder_lr if name == "W_dec" else lr,
                 step=int(self.adam_steps),
                 unit=name == "W_dec",
-                shadow=self.shadow if name == "W_enc" else None,
+                shadow=self.preactivations.shadow if name == "W_enc" else None,
             )
 
     @torch.no_grad()
@@ -232,8 +235,8 @@ class LayerTraining:
                 setattr(self, name, tensors[name].to(value.device))
             else:
                 value.copy_(tensors[name])
-        if self.shadow is not None:
-            self.shadow.copy_(self.parameters["W_enc"])
+        if self.preactivations.shadow is not None:
+            self.preactivations.shadow.copy_(self.parameters["W_enc"])
 
 
 def geometric_median(

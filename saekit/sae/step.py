@@ -1,8 +1,8 @@
 """One training step's gradients: sparse for the TopK family, by autograd for the others.
 
 `sparse_step` gives the gradients of the losses in architectures.py (a test holds both equal) while
-touching only the active features.  Only the encoder product is dense; with a bfloat16 copy of W_enc
-its result is used to *choose*, and the chosen preactivations are computed again in float32.
+touching only the active features.  Only the encoder product is dense (choosing.py); its result is
+used to *choose*, and the chosen preactivations are computed again in float32.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.sae.architectures import Architecture, Parameters, TopK
+from saekit.sae.choosing import Exact
 from saekit.sae.kernels import Reference, SparsePass
+from saekit.sae.scratch import Scratch
 
 
 @dataclass
@@ -31,21 +33,6 @@ class StepResult:
     extra: Tensor
     fired: Int[Tensor, " d_sae"]
     smallest: Tensor
-
-
-class Scratch:
-    """Memory that is used again by every step and layer: fresh memory costs more than the sums."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self._kept: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
-
-    def __call__(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Memory of this shape with unknown contents."""
-        key = (name, shape, dtype)
-        if key not in self._kept:
-            self._kept[key] = torch.empty(shape, dtype=dtype, device=self.device)
-        return self._kept[key]
 
 
 class DeadFeatures:
@@ -100,7 +87,7 @@ def sparse_step(
     dead: Int[Tensor, " dead"],
     kernels: Reference,
     scratch: Scratch,
-    W_enc_shadow: Float[Tensor, "d_sae d_in"] | None = None,
+    preactivations: Exact | None = None,
     scale: Float[Tensor, ""] | None = None,
 ) -> tuple[Parameters, StepResult]:
     """Gradients and figures of one batch.
@@ -112,21 +99,11 @@ def sparse_step(
         dead: indices of dead features.
         kernels: how sums are computed.
         scratch: memory; the gradients stay there until the next step.
-        W_enc_shadow: a bfloat16 copy of W_enc for the dense product; None computes in float32.
+        preactivations: how those of all features are computed; None is in float32.
         scale: what `x` is multiplied by first; None for 1.
     """
-    (tokens, d_in), d_sae = x.shape, len(p["W_enc"])
     scale = x.new_ones((), dtype=torch.float32) if scale is None else scale
-    centred = scratch("centred", tokens, d_in)
-    if W_enc_shadow is None:
-        kernels.centre_rows(x, scale, p["b_dec"], centred)
-        pre = scratch("pre", tokens, d_sae)
-        torch.addmm(p["b_enc"], centred, p["W_enc"].T, out=pre)
-    else:
-        narrow = scratch("narrow", tokens, d_in, dtype=torch.bfloat16)
-        kernels.centre_rows(x, scale, p["b_dec"], centred, narrow)
-        pre = scratch("pre", tokens, d_sae, dtype=torch.bfloat16)
-        torch.addmm(p["b_enc"].bfloat16(), narrow, W_enc_shadow.T, out=pre)
+    centred, pre = (preactivations or Exact())(x, scale, p, kernels, scratch)
     pairs, ends = kind.choose(kernels, pre), kind.ends()
     scales = [-2 / (x.numel() * len(ends))] * len(ends)
     result = kernels.forward_backward(

@@ -33,7 +33,7 @@ from saekit.sae.distributed import SharedActivations, World
 from saekit.sae.layer import LayerTraining
 from saekit.sae.manifest import MANIFEST, write_manifest
 from saekit.sae.progress import Progress
-from saekit.sae.step import Scratch
+from saekit.sae.scratch import Scratch
 from saekit.sae.stopping import StopSignal
 from saekit.sae.storage import (
     DictionarySet,

@@ -54,6 +54,11 @@ inline void add_scaled(float* out, const float* row, float weight, int64_t d) {
     for (int64_t i = 0; i < d; i++) out[i] += weight * row[i];
 }
 
+// Rows come from all over a matrix: asked for early, they are in the cache when their turn comes.
+inline void fetch(const float* row, int64_t d) {
+    for (int64_t i = 0; i < d; i += WIDTH) __builtin_prefetch(row + i, 0, 2);
+}
+
 inline float to_float(uint16_t bits) {
     const uint32_t wide = uint32_t(bits) << 16;
     float value;
@@ -218,6 +223,7 @@ void forward_backward(const float* inputs, const float* target, const float* W_e
         const float* x = inputs + t * d;
         const int64_t first = starts[t], last = starts[t + 1];
         for (int64_t j = first; j < last; j++) {
+            fetch(W_dec + int64_t(features[j]) * d, d);
             const float pre = dot(x, W_enc + int64_t(features[j]) * d, d) + b_enc[features[j]];
             values[j] = rectify && !(pre > 0) ? 0.0f : pre;
         }
@@ -226,8 +232,11 @@ void forward_backward(const float* inputs, const float* target, const float* W_e
         for (int64_t p = 0; p < prefixes; p++) {
             float* error = errors + (p * tokens + t) * d;
             std::memcpy(error, p ? error - tokens * d : target + t * d, d * sizeof(float));
-            for (; j < last && features[j] < ends[p]; j++)
+            for (; j < last && features[j] < ends[p]; j++) {
+                const int64_t following = j + last - first;  // a pair of the next token
+                if (following < starts[tokens]) fetch(W_enc + int64_t(features[following]) * d, d);
                 if (values[j] != 0) add_scaled(error, W_dec + int64_t(features[j]) * d, -values[j], d);
+            }
             squared[p * tokens + t] = double(dot(error, error, d));
         }
         // d loss / d reconstruction of the features that start in prefix p: all later ones, too
@@ -281,6 +290,9 @@ void weight_gradients(const float* inputs, const float* upstream, const int32_t*
             std::memset(dec, 0, d * sizeof(float));
         }
         for (int64_t at = place[f]; at < place[f + 1]; at++) {
+            const int64_t following = int64_t(token[std::min(at + 1, pairs - 1)]) * d;
+            fetch(inputs + following, d);
+            fetch(up + following, d);
             const float value = values[pair[at]], slope = slopes[pair[at]];
             if (slope != 0) add_scaled(enc, inputs + int64_t(token[at]) * d, slope, d);
             if (value != 0) add_scaled(dec, up + int64_t(token[at]) * d, value, d);

@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from saekit.sae.architectures import ARCHITECTURES
+from saekit.sae.choosing import Bfloat16, EightBit
 from saekit.sae.config import LayerConfig
-from saekit.sae.kernels import Reference, kernels_for
-from saekit.sae.step import Scratch, dense_step, first_true, sparse_step
+from saekit.sae.kernels import Reference, eight_bit, kernels_for
+from saekit.sae.scratch import Scratch
+from saekit.sae.step import dense_step, first_true, sparse_step
 
 TOKENS, D_IN, D_SAE, K = 40, 12, 64, 5
 CPU = torch.device("cpu")
@@ -78,14 +80,18 @@ def test_training_curves_coincide():
         assert torch.allclose(value, dense.parameters[name], atol=1e-4), name
 
 
-def test_bf16_selection_gives_exact_values_of_what_it_selects():
+@pytest.mark.parametrize("narrow", ["bfloat16", "eight bits"])
+def test_narrow_selection_gives_exact_values_of_what_it_selects(narrow):
     kind = kind_of("batchtopk")
     p = random_parameters(kind)
+    if narrow == "eight bits" and not eight_bit.supported(*p["W_enc"].T.shape):
+        pytest.skip("the processor has no fast products of bytes")
+    preactivations = Bfloat16(p["W_enc"]) if narrow == "bfloat16" else EightBit()
     x = normal(TOKENS, D_IN, seed=5)
     exact = (x - p["b_dec"]) @ p["W_enc"].T + p["b_enc"]
-    shadow = p["W_enc"].bfloat16()
-    _, found = sparse_step(x, p, kind, torch.arange(0), kernels_for(CPU), Scratch(CPU), shadow)
-    _, full = sparse_step(x, p, kind, torch.arange(0), kernels_for(CPU), Scratch(CPU))
+    kernels = kernels_for(CPU)
+    _, found = sparse_step(x, p, kind, torch.arange(0), kernels, Scratch(CPU), preactivations)
+    _, full = sparse_step(x, p, kind, torch.arange(0), kernels, Scratch(CPU))
     assert 0 <= found.fired.sum() - full.fired.sum() <= 3  # equal ones at the bound are all taken
     assert (found.fired - full.fired).abs().sum() < 0.05 * full.fired.sum()
     # the smallest value is one of the exact ones, not a rounded one
