@@ -147,7 +147,7 @@ class ShuffleBuffer:
         for slot, stream in enumerate(activations):
             chosen = stream if len(wanted) == len(stream) else stream.index_select(0, rows)
             # the sum is not finite if one of its terms is not
-            total[slot] += chosen.sum(dtype=torch.float32)
+            total[slot] += chosen.sum(0).sum(dtype=torch.float32)
             self.buffer[slot].index_copy_(0, targets, chosen.to(self.buffer.dtype))
 
     def fill(self) -> None:

@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from saekit.sae import choosing
 from saekit.sae.architectures import ARCHITECTURES, TopK
-from saekit.sae.choosing import Exact
 from saekit.sae.config import TrainConfig
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.kernels import Reference, kernels_for
+from saekit.sae.operands import Bfloat16, Narrow, Wide
 from saekit.sae.scratch import Scratch
 from saekit.sae.step import DeadFeatures, StepResult, dense_step, sparse_step
 
@@ -79,7 +78,8 @@ class LayerTraining:
         self.adam_steps = torch.zeros((), dtype=torch.long)
         self._dead = DeadFeatures(config.dead_tokens)
         narrow = config.bf16 and self.kind.sparse
-        self.preactivations = choosing.fastest(self.parameters["W_enc"]) if narrow else Exact()
+        kind = Wide if not narrow else Narrow if device.type == "cpu" else Bfloat16
+        self.operands = kind() if kind is Wide else kind(self.parameters)
 
     def fit_input(self, x: Float[Tensor, "token d_in"]) -> None:
         """Set scale and b_dec from a sample of activations in model units."""
@@ -116,7 +116,7 @@ class LayerTraining:
         if isinstance(self.kind, TopK):
             gradients, result = sparse_step(
                 x, self.parameters, self.kind, self.dead, self.kernels, self.scratch,
-                self.preactivations, self.scale,
+                self.operands, self.scale,
             )  # fmt: skip
             if self.kind.stored_as != self.kind.name:
                 self._follow(result.smallest)
@@ -155,7 +155,7 @@ class LayerTraining:
                 lr=decoder_lr if name == "W_dec" else lr,
                 step=int(self.adam_steps),
                 unit=name == "W_dec",
-                shadow=self.preactivations.shadow if name == "W_enc" else None,
+                shadow=self.operands.copies.get(name),
             )
 
     @torch.no_grad()
@@ -235,8 +235,8 @@ class LayerTraining:
                 setattr(self, name, tensors[name].to(value.device))
             else:
                 value.copy_(tensors[name])
-        if self.preactivations.shadow is not None:
-            self.preactivations.shadow.copy_(self.parameters["W_enc"])
+        for name, copy in self.operands.copies.items():
+            copy.copy_(self.parameters[name])
 
 
 def geometric_median(

@@ -1,8 +1,8 @@
 """One training step's gradients: sparse for the TopK family, by autograd for the others.
 
 `sparse_step` gives the gradients of the losses in architectures.py (a test holds both equal) while
-touching only the active features.  Only the encoder product is dense (choosing.py); its result is
-used to *choose*, and the chosen preactivations are computed again in float32.
+touching only the active features.  Only the encoder product is dense, and only used to *choose*
+(operands.py).
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.sae.architectures import Architecture, Parameters, TopK
-from saekit.sae.choosing import Exact
 from saekit.sae.kernels import Reference, SparsePass
+from saekit.sae.operands import Wide
 from saekit.sae.scratch import Scratch
 
 
@@ -87,7 +87,7 @@ def sparse_step(
     dead: Int[Tensor, " dead"],
     kernels: Reference,
     scratch: Scratch,
-    preactivations: Exact | None = None,
+    operands: Wide | None = None,
     scale: Float[Tensor, ""] | None = None,
 ) -> tuple[Parameters, StepResult]:
     """Gradients and figures of one batch.
@@ -99,25 +99,26 @@ def sparse_step(
         dead: indices of dead features.
         kernels: how sums are computed.
         scratch: memory; the gradients stay there until the next step.
-        preactivations: how those of all features are computed; None is in float32.
+        operands: what types numbers have; None is float32.
         scale: what `x` is multiplied by first; None for 1.
     """
     scale = x.new_ones((), dtype=torch.float32) if scale is None else scale
-    centred, pre = (preactivations or Exact())(x, scale, p, kernels, scratch)
-    pairs, ends = kind.choose(kernels, pre), kind.ends()
+    batch = (operands or Wide())(x, scale, p, kernels, scratch)
+    pairs, ends = kind.choose(kernels, batch.pre), kind.ends()
     scales = [-2 / (x.numel() * len(ends))] * len(ends)
     result = kernels.forward_backward(
-        centred, centred, p["W_enc"], p["b_enc"], p["W_dec"], pairs, ends, scales
+        batch.centred, batch.centred, batch.W_enc, p["b_enc"], batch.W_dec, pairs, ends, scales
     )
     gradients = {name: scratch(name, *p[name].shape) for name in ("W_enc", "b_enc", "W_dec")}
-    fired = kernels.weight_gradients(centred, result, pairs, ends, gradients)
+    fired = kernels.weight_gradients(batch.inputs, result, pairs, ends, gradients)
     squared = result.squared[-1].sum()
     extra = torch.zeros((), device=x.device)
     config = kind.config
     if len(dead) and config.aux_k and config.aux_coefficient:
-        extra = _add_aux(gradients, centred, result, squared, p, dead, kind, kernels)
+        extra = _add_aux(gradients, batch.centred, result, squared, p, dead, kind, kernels)
     # b_dec stands in every prefix's reconstruction, and is subtracted from the input
-    gradients["b_dec"] = result.upstream[0].sum(0) - gradients["b_enc"] @ p["W_enc"]
+    through_input = kernels.combine_rows(batch.W_enc, gradients["b_enc"])
+    gradients["b_dec"] = result.upstream[0].sum(0, dtype=torch.float32) - through_input
     smallest = torch.full((), torch.inf, device=x.device)
     if kind.stored_as != kind.name:  # a threshold is stored, their mean
         # without asking the device how many are positive

@@ -16,8 +16,8 @@ def kernels_for(device: torch.device) -> Reference:
     if device.type == "cpu":
         from saekit.sae.kernels import cpu
 
-        functions = library(cpu.SOURCE)
-        return cpu.Cpu(functions) if functions else Reference()
+        functions, selection = map(library, cpu.SOURCES)
+        return cpu.Cpu(functions, selection) if functions and selection else Reference()
     if device.type == "cuda":
         try:
             from saekit.sae.kernels import cuda

@@ -1,4 +1,4 @@
-"""The sparse arithmetic on the CPU by C++ (cpu.cpp), compiled on first use."""
+"""The sparse arithmetic on the CPU by C++ (cpu.cpp, cpu_selection.cpp), compiled on first use."""
 
 import ctypes
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from saekit.compiled import address
 from saekit.sae.kernels.reference import Pairs, Reference, SparsePass
 
-SOURCE = Path(__file__).with_name("cpu.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("cpu.cpp", "cpu_selection.cpp")]
 
 
 def _f32(tensor: Tensor | None) -> ctypes.c_void_p:
@@ -26,6 +26,16 @@ def _i64(tensor: Tensor | None) -> ctypes.c_void_p:
     return address(tensor, torch.int64)
 
 
+def _any(tensor: Tensor) -> ctypes.c_void_p:
+    """Of float32 or bfloat16; see `_narrow`."""
+    assert tensor.dtype in (torch.float32, torch.bfloat16), tensor.dtype
+    return address(tensor, tensor.dtype)
+
+
+def _narrow(tensor: Tensor) -> ctypes.c_int64:
+    return _long(tensor.dtype == torch.bfloat16)
+
+
 def _bits(tensor: Tensor | None) -> ctypes.c_void_p:
     return address(tensor, torch.bfloat16)
 
@@ -38,8 +48,12 @@ _FIRST_POSITIVE = 1  # the bits of the smallest number above zero
 class Cpu(Reference):
     """`Reference` with C++ for what matters; float32 weights, bfloat16 preactivations."""
 
-    def __init__(self, functions: ctypes.CDLL):
-        self._c = functions
+    def __init__(self, functions: ctypes.CDLL, selection: ctypes.CDLL):
+        """
+        Args:
+            functions, selection: what `SOURCES` are compiled to.
+        """
+        self._c, self._selection = functions, selection
 
     def centre_rows(
         self,
@@ -62,7 +76,7 @@ class Cpu(Reference):
             return super().largest(pre, k)
         tokens, d_sae = pre.shape
         features = torch.empty(tokens * k, dtype=torch.int32)
-        self._c.largest(_bits(pre), _long(tokens), _long(d_sae), _long(k), _i32(features))
+        self._selection.largest(_bits(pre), _long(tokens), _long(d_sae), _long(k), _i32(features))
         return Pairs(features, torch.arange(0, tokens * k + 1, k))
 
     def largest_of_batch(self, pre: Float[Tensor, "token d_sae"], count: int) -> Pairs:
@@ -72,17 +86,17 @@ class Cpu(Reference):
         tokens, d_sae = pre.shape
         counts = torch.zeros(1 << 15, dtype=torch.int64)
         size, floor = _long(pre.numel()), ctypes.c_int16(_FIRST_POSITIVE)
-        self._c.count_bits(_bits(pre), size, floor, _i64(counts))
+        self._selection.count_bits(_bits(pre), size, floor, _i64(counts))
         at_least = counts.flip(0).cumsum(0).flip(0)  # numbers with these bits or more
         enough = (at_least >= count).nonzero()
         bound = int(enough[-1]) if len(enough) else _FIRST_POSITIVE
         floor = ctypes.c_int16(max(bound, _FIRST_POSITIVE))
         starts = torch.zeros(tokens + 1, dtype=torch.int64)
         shape = _long(tokens), _long(d_sae)
-        self._c.at_or_above(_bits(pre), *shape, floor, _i64(starts), _i32(None))
+        self._selection.at_or_above(_bits(pre), *shape, floor, _i64(starts), _i32(None))
         starts = starts.cumsum(0)
         features = torch.empty(int(starts[-1]), dtype=torch.int32)
-        self._c.at_or_above(_bits(pre), *shape, floor, _i64(starts), _i32(features))
+        self._selection.at_or_above(_bits(pre), *shape, floor, _i64(starts), _i32(features))
         return Pairs(features, starts)
 
     def products(
@@ -117,14 +131,14 @@ class Cpu(Reference):
         values = torch.empty(len(pairs.features))
         slopes = torch.empty_like(values)
         errors = torch.empty(len(ends), tokens, d_in)
-        upstream = torch.empty_like(errors)
+        upstream = torch.empty_like(errors, dtype=W_enc.dtype)
         squared = torch.empty(len(ends), tokens, dtype=torch.float64)
         bounds, factors = torch.tensor(ends), torch.tensor(scales)  # alive during the call
         self._c.forward_backward(
-            _f32(inputs), _f32(target), _f32(W_enc), _f32(b_enc), _f32(W_dec),
+            _f32(inputs), _f32(target), _any(W_enc), _f32(b_enc), address(W_dec, W_enc.dtype),
             _i32(pairs.features), _i64(pairs.starts), _long(tokens), _long(d_in),
-            _i64(bounds), _f32(factors), _long(len(ends)), _long(rectify),
-            _f32(values), _f32(slopes), _f32(errors), _f32(upstream),
+            _i64(bounds), _f32(factors), _long(len(ends)), _long(rectify), _narrow(W_enc),
+            _f32(values), _f32(slopes), _f32(errors), _any(upstream),
             address(squared, torch.float64),
         )  # fmt: skip
         return SparsePass(values, slopes, errors, upstream, squared)
@@ -144,12 +158,24 @@ class Cpu(Reference):
         fired = torch.empty(len(b_enc), dtype=torch.int64)
         bounds = torch.tensor(ends)  # alive during the call
         self._c.weight_gradients(
-            _f32(inputs), _f32(result.upstream), _i32(pairs.features), _i64(pairs.starts),
+            address(inputs, result.upstream.dtype), _any(result.upstream),
+            _i32(pairs.features), _i64(pairs.starts),
             _f32(result.values), _f32(result.slopes), _long(tokens), _long(d_in),
-            _long(len(b_enc)), _i64(bounds), _long(add),
+            _long(len(b_enc)), _i64(bounds), _long(add), _narrow(inputs),
             _f32(W_enc), _f32(b_enc), _f32(W_dec), _i64(fired),
         )  # fmt: skip
         return fired
+
+    def combine_rows(
+        self, matrix: Float[Tensor, "row d"], weights: Float[Tensor, " row"]
+    ) -> Float[Tensor, " d"]:
+        """See `Reference.combine_rows`."""
+        rows, d = matrix.shape
+        out = torch.empty(d)
+        self._c.combine_rows(
+            _any(matrix), _f32(weights), _long(rows), _long(d), _narrow(matrix), _f32(out)
+        )
+        return out
 
     def adam_rows(
         self,

@@ -20,15 +20,25 @@ constexpr int64_t TILE = 12, PANEL = 16;  // 24 sums of 16 numbers, in 32 regist
 constexpr int64_t BLOCK = 43 * TILE;      // tokens that stay in the second-level cache
 constexpr float LEVELS = 127;
 
+inline float to_float(float value) { return value; }
+
+inline float to_float(uint16_t bits) {  // bfloat16
+    const uint32_t wide = uint32_t(bits) << 16;
+    float value;
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
 // The row times `factors`, scaled so that its largest entry is LEVELS and rounded; the scale.
-float quantise(const float* row, const float* factors, int64_t d, int8_t* bytes) {
+template <class T>
+float quantise(const T* row, const float* factors, int64_t d, int8_t* bytes) {
     float largest = 0;
 #pragma omp simd reduction(max : largest)
-    for (int64_t i = 0; i < d; i++) largest = std::max(largest, std::fabs(row[i] * factors[i]));
+    for (int64_t i = 0; i < d; i++) largest = std::max(largest, std::fabs(to_float(row[i]) * factors[i]));
     const float inverse = largest > 0 ? LEVELS / largest : 0;
 #pragma omp simd
     for (int64_t i = 0; i < d; i++)
-        bytes[i] = int8_t(std::lrint(row[i] * factors[i] * inverse));
+        bytes[i] = int8_t(int32_t(std::nearbyint(to_float(row[i]) * factors[i] * inverse)));
     return largest / LEVELS;
 }
 
@@ -73,7 +83,7 @@ void pack_tokens(const float* x, const float* factors, int64_t tokens, int64_t d
     }
 }
 
-void pack_features(const float* W, const float* factors, int64_t features, int64_t d,
+void pack_features(const uint16_t* W, const float* factors, int64_t features, int64_t d,
                    uint32_t* packed, float* scales) {
 #pragma omp parallel
     {

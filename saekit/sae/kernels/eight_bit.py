@@ -59,8 +59,8 @@ def products(
     """Puts x W_enc^T + b_enc, about, into `out`; `supported` must hold.
 
     Args:
-        x, W_enc, b_enc: float32, contiguous.
-        out: bfloat16, contiguous.
+        x, b_enc: float32, contiguous.
+        W_enc, out: bfloat16, contiguous.
         memory: gives a tensor by name, shape and dtype, as `saekit.sae.step.Scratch`.
     """
     functions = library(SOURCE)
@@ -77,7 +77,9 @@ def products(
     token_parts = _i32(packed_x), _f32(scales), _i32(shifts)
     feature_parts = _i32(packed_W), _f32(feature_scales)
     functions.pack_tokens(_f32(x), _f32(factors), *sizes, *token_parts)
-    functions.pack_features(_f32(W_enc), _f32(inverse), _long(d_sae), sizes[1], *feature_parts)
+    functions.pack_features(
+        address(W_enc, torch.bfloat16), _f32(inverse), _long(d_sae), sizes[1], *feature_parts
+    )
     functions.products(
         *token_parts, *feature_parts, _f32(b_enc), *sizes, _long(d_sae),
         address(out, torch.bfloat16),

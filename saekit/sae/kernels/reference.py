@@ -10,6 +10,8 @@ first `ends[p]` features; all but Matryoshka dictionaries have a single prefix, 
 
 and for a pair whose feature starts in prefix p:  upstream_p = sum_{q >= p} scale_q e_q  is the
 gradient of what it writes, slope = upstream_p . W_dec[f] that of its value (0 where v was cut).
+Sums are float32.  On the CPU W_enc and W_dec may be bfloat16, then so is `upstream`, as are the
+inputs of `weight_gradients`: reading them takes most of the time.
 No [token, d_sae] gradient exists (Gao et al. 2024, 2406.04093, appendix D).
 """
 
@@ -131,6 +133,7 @@ class Reference:
         rectify: bool = True,
     ) -> SparsePass:
         """Values, errors and slopes; `rectify` cuts negative values to 0."""
+        dtype, W_enc, W_dec = W_enc.dtype, W_enc.float(), W_dec.float()
         values = pair_products(inputs, W_enc, pairs) + b_enc[pairs.features.long()]
         if rectify:
             values = values.relu()
@@ -147,7 +150,8 @@ class Reference:
         if rectify:
             slopes *= values > 0
         stacked = torch.stack(errors)
-        return SparsePass(values, slopes, stacked, torch.stack(upstream), stacked.square().sum(2))
+        upstream = torch.stack(upstream).to(dtype)
+        return SparsePass(values, slopes, stacked, upstream, stacked.square().sum(2))
 
     def weight_gradients(
         self,
@@ -172,6 +176,7 @@ class Reference:
 
         def rows(source: Tensor, weights: Tensor) -> Tensor:
             weights = weights[order]
+            source = source.float()
             return F.embedding_bag(tokens, source, starts, per_sample_weights=weights, mode="sum")
 
         W_dec = torch.zeros_like(gradients["W_dec"])
@@ -186,6 +191,12 @@ class Reference:
             else:
                 gradients[name].copy_(value)
         return torch.bincount(features, (result.values > 0).float(), minlength=d_sae).long()
+
+    def combine_rows(
+        self, matrix: Float[Tensor, "row d"], weights: Float[Tensor, " row"]
+    ) -> Float[Tensor, " d"]:
+        """weights @ matrix, in float32."""
+        return weights @ matrix.float()
 
     def adam_rows(
         self,

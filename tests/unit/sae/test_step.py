@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from saekit.sae.architectures import ARCHITECTURES
-from saekit.sae.choosing import Bfloat16, EightBit
 from saekit.sae.config import LayerConfig
-from saekit.sae.kernels import Reference, eight_bit, kernels_for
+from saekit.sae.kernels import Reference, kernels_for
+from saekit.sae.operands import Bfloat16, Narrow, Wide
 from saekit.sae.scratch import Scratch
 from saekit.sae.step import dense_step, first_true, sparse_step
 
@@ -80,22 +80,41 @@ def test_training_curves_coincide():
         assert torch.allclose(value, dense.parameters[name], atol=1e-4), name
 
 
-@pytest.mark.parametrize("narrow", ["bfloat16", "eight bits"])
-def test_narrow_selection_gives_exact_values_of_what_it_selects(narrow):
+@pytest.mark.parametrize("operands", [Bfloat16, Narrow])
+def test_narrow_selection_gives_exact_values_of_what_it_selects(operands):
     kind = kind_of("batchtopk")
     p = random_parameters(kind)
-    if narrow == "eight bits" and not eight_bit.supported(*p["W_enc"].T.shape):
-        pytest.skip("the processor has no fast products of bytes")
-    preactivations = Bfloat16(p["W_enc"]) if narrow == "bfloat16" else EightBit()
     x = normal(TOKENS, D_IN, seed=5)
-    exact = (x - p["b_dec"]) @ p["W_enc"].T + p["b_enc"]
+    own = operands(p)
+    W_enc = p["W_enc"] if operands is Bfloat16 else own.copies["W_enc"].float()
+    exact = (x - p["b_dec"]) @ W_enc.T + p["b_enc"]
     kernels = kernels_for(CPU)
-    _, found = sparse_step(x, p, kind, torch.arange(0), kernels, Scratch(CPU), preactivations)
+    _, found = sparse_step(x, p, kind, torch.arange(0), kernels, Scratch(CPU), own)
     _, full = sparse_step(x, p, kind, torch.arange(0), kernels, Scratch(CPU))
     assert 0 <= found.fired.sum() - full.fired.sum() <= 3  # equal ones at the bound are all taken
     assert (found.fired - full.fired).abs().sum() < 0.05 * full.fired.sum()
     # the smallest value is one of the exact ones, not a rounded one
     assert (exact - found.smallest).abs().min() < 1e-5
+
+
+class ChosenInFloat32(Narrow):
+    def __call__(self, *args):
+        found = super().__call__(*args)
+        found.pre = Wide()(*args).pre
+        return found
+
+
+@pytest.mark.parametrize("name", ["topk", "batchtopk", "matryoshka"])
+def test_gradients_of_bfloat16_factors_are_close_to_those_of_float32(name):
+    """Where both choose the same; 2**-9 is the rounding of one factor."""
+    kind = kind_of(name)
+    p = {key: value.bfloat16().float() for key, value in random_parameters(kind).items()}
+    x = normal(TOKENS, D_IN, seed=5).bfloat16()
+    kernels = kernels_for(CPU)
+    exact, _ = sparse_step(x, p, kind, torch.arange(0), kernels, Scratch(CPU))
+    found, _ = sparse_step(x, p, kind, torch.arange(0), kernels, Scratch(CPU), ChosenInFloat32(p))
+    for key, value in exact.items():
+        assert (found[key] - value).norm() < 2**-8 * value.norm(), key
 
 
 def test_a_step_computed_by_hand():

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 def computed(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
     out = torch.empty(len(x), len(W_enc), dtype=torch.bfloat16)
-    eight_bit.products(x, W_enc, b_enc, out, SCRATCH)
+    eight_bit.products(x, W_enc.bfloat16(), b_enc, out, SCRATCH)
     return out
 
 
@@ -62,7 +62,7 @@ def test_it_is_the_product_of_rounded_matrices(tokens: int, groups: int, panels:
     x = normal(tokens, d_in, seed=seed) * normal(d_in, seed=seed + 1).exp()
     W_enc, b_enc = normal(d_sae, d_in, seed=seed + 2), normal(d_sae, seed=seed + 3)
     factors = eight_bit.column_factors(x)
-    expected = rounded(x * factors) @ rounded(W_enc / factors).T + b_enc
+    expected = rounded(x * factors) @ rounded(W_enc.bfloat16().float() / factors).T + b_enc
     found = computed(x, W_enc, b_enc).float()
     # bfloat16 at the end; an entry half way between two bytes may go either way
     assert torch.allclose(found, expected, rtol=2**-8, atol=0.02 * float(expected.abs().max()))

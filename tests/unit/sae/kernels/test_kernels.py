@@ -35,9 +35,9 @@ KERNELS = [
 @pytest.fixture(params=KERNELS)
 def kernels(request):
     if request.param == "cpu":
-        functions = compiled.library(cpu_kernels.SOURCE)
-        assert functions is not None
-        return cpu_kernels.Cpu(functions)
+        functions, selection = map(compiled.library, cpu_kernels.SOURCES)
+        assert functions is not None and selection is not None
+        return cpu_kernels.Cpu(functions, selection)
     if request.param == "triton":
         from saekit.sae.kernels.cuda import Cuda
 
@@ -209,6 +209,41 @@ def test_gradients_of_features_with_very_many_pairs(kernels):
     for name, value in expected.items():
         assert torch.allclose(gradients[name], value, atol=2e-4), name
     assert fired.tolist() == (values > 0).sum(0).tolist()
+
+
+@needs_compiler
+@pytest.mark.parametrize("ends", [[70], [20, 45, 70]])
+def test_bfloat16_factors_are_summed_in_float32(ends):
+    """The numbers of bfloat16 weights in float32 give the same, but for upstream's rounding.
+
+    Mutations tried in cpu.cpp: upstream of the last prefix alone; slopes from the rounded upstream
+    of another prefix; `to_float` without its shift.
+    """
+    tokens, d_in, d_sae = 19, 75, 70  # no multiples of a vector
+    _, pairs = some_pairs(tokens, d_sae, seed=1)
+    x, b_enc = normal(tokens, d_in, seed=2), normal(d_sae, seed=4)
+    W_enc, W_dec = (normal(d_sae, d_in, seed=seed).bfloat16() for seed in (5, 6))
+    scales = [-0.3 * (p + 1) for p in range(len(ends))]
+    found = {}
+    for name, kernels in (("c++", kernels_for(torch.device("cpu"))), ("torch", Reference())):
+        narrow = kernels.forward_backward(x, x, W_enc, b_enc, W_dec, pairs, ends, scales)
+        wide = kernels.forward_backward(
+            x, x, W_enc.float(), b_enc, W_dec.float(), pairs, ends, scales
+        )
+        for field in ("values", "slopes", "errors"):
+            torch.testing.assert_close(getattr(narrow, field), getattr(wide, field))
+        assert narrow.upstream.dtype == torch.bfloat16
+        assert torch.equal(narrow.upstream, wide.upstream.bfloat16())
+        gradients = {"W_enc": torch.empty(d_sae, d_in), "b_enc": torch.empty(d_sae)}
+        gradients["W_dec"] = torch.empty(d_sae, d_in)
+        fired = kernels.weight_gradients(x.bfloat16(), narrow, pairs, ends, gradients)
+        weights = normal(d_sae, seed=7)
+        for matrix in (W_enc, W_enc.float()):
+            combined = kernels.combine_rows(matrix, weights)
+            torch.testing.assert_close(combined, weights @ W_enc.float(), rtol=1e-5, atol=1e-4)
+        found[name] = [*gradients.values(), fired]
+    for first, second in zip(*found.values(), strict=True):  # float32 to float32
+        torch.testing.assert_close(first, second, rtol=0.01, atol=0.01)
 
 
 def test_a_batch_without_pairs(kernels):
