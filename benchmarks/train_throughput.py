@@ -14,9 +14,10 @@ batches are trained before the clock starts.  Ratios are of medians over the rep
 
 Each library is driven through its own trainer (`training_sides.py`), which differs in this:
 
-saekit    `saekit.train`.  Buffer of four batches, in bfloat16, served 4 refills mixed.  Model
-          products and the encoder product that chooses features in bfloat16 (the chosen values
-          again in float32); weights, sums and Adam in float32.  `--float32` makes all float32.
+saekit    `saekit.train`.  Buffer of four batches, in bfloat16, served 4 refills mixed.  All
+          products are of bfloat16 numbers, but on CPUs with AVX512-VNNI features are chosen by
+          8-bit ones (the chosen values are computed again); on GPUs the chosen values and
+          gradients are float32.  Weights, sums and Adam in float32.  `--float32` makes all float32.
           Unit decoder rows; starts at the data's mean.
 SAELens   `MultiSAETrainingRunner`.  Buffer of four batches in float32, half of it kept at each
           refill.  All float32 on CPU; on a GPU autocast to bfloat16 for model and dictionaries.

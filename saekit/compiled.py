@@ -23,6 +23,7 @@ FLAGS = (
     "-O3 -march=native -mprefer-vector-width=512 -std=c++17 -fopenmp -fno-math-errno "
     "-fno-trapping-math -shared -fPIC"
 ).split()
+HEADER = Path(__file__).with_name("numbers.h")  # that all files may include
 
 
 def _cache_folder() -> Path:
@@ -53,7 +54,8 @@ def library(source: Path) -> ctypes.CDLL | None:
     compiler = _compiler()
     if compiler is None:
         return None
-    key = "\0".join([source.read_text(encoding="utf-8"), compiler, *FLAGS, _processor()])
+    texts = [file.read_text(encoding="utf-8") for file in (source, HEADER)]
+    key = "\0".join([*texts, compiler, *FLAGS, _processor()])
     name = f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     try:
         path = _cache_folder() / name
@@ -61,7 +63,7 @@ def library(source: Path) -> ctypes.CDLL | None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 built = Path(folder) / name
-                command = [compiler, *FLAGS, str(source), "-o", str(built)]
+                command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(built)]
                 subprocess.run(command, check=True, capture_output=True, text=True)
                 os.replace(built, path)  # two processes may build at the same time
         return ctypes.CDLL(str(path))

@@ -6,99 +6,95 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+#include "numbers.h"
 
 namespace {
 
-inline float to_float(uint16_t bits) {
-    const uint32_t wide = uint32_t(bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, sizeof value);
-    return value;
+constexpr int QUERIES = 8, PAIR = 2;  // rows and vectors whose sums stay in registers
+
+// Two neighbouring bfloat16 factors; with AVX512-BF16 one instruction adds their products.
+struct Two {
+    uint16_t first, second;
+};
+
+#if defined(__AVX512BF16__)
+inline Floats add_products(Floats sum, const Two* a, Two b) {
+    int32_t bits;
+    std::memcpy(&bits, &b, 4);
+    const __m512bh all = (__m512bh)_mm512_set1_epi32(bits);
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(a), all);
 }
 
-inline uint16_t to_bf16(float value) {  // round to nearest even; NaN stays NaN, as does infinity
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-    return uint16_t((bits & 0x7FFFFFFF) > 0x7F800000 ? (bits >> 16) | 0x40 : rounded);
+inline void store_narrow(uint16_t* p, Floats values) {
+    const __m256bh narrow = _mm512_cvtneps_pbh((__m512)values);
+    std::memcpy(p, &narrow, sizeof narrow);
+}
+#else
+inline Floats add_products(Floats sum, const Two* a, Two b) {
+    Floats first, second;
+    for (int c = 0; c < WIDTH; c++) {
+        first[c] = to_float(a[c].first);
+        second[c] = to_float(a[c].second);
+    }
+    return sum + first * to_float(b.first) + second * to_float(b.second);
 }
 
-constexpr int WIDTH = 16;
-typedef float Floats __attribute__((vector_size(4 * WIDTH), aligned(4)));
-typedef int32_t Ints __attribute__((vector_size(4 * WIDTH), aligned(4)));
-
-inline Floats load(const float* p) {
-    Floats v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
+inline void store_narrow(uint16_t* p, Floats values) {
+    for (int c = 0; c < WIDTH; c++) p[c] = to_bf16(values[c]);
 }
-
-inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
-
-// e^x for x <= 0, relative error below 2e-7; 0 below -87, NaN for NaN (the shift leaves its bits).
-inline Floats exp_negative(Floats x) {
-    const Ints tiny = x < -87.0f;
-    const Floats y = (tiny ? Floats{} : x) * 1.44269504f;
-    const Floats shifted = y + 12582912.0f;  // 1.5 * 2^23: its last bits are the rounded y
-    const Floats f = (y - (shifted - 12582912.0f)) * 0.693147181f;
-    Floats p = f * (1.0f / 720) + 1.0f / 120;
-    p = p * f + 1.0f / 24;
-    p = p * f + 1.0f / 6;
-    p = p * f + 0.5f;
-    p = p * f + 1.0f;
-    p = p * f + 1.0f;
-    const Ints scaled = (Ints)p + ((Ints)shifted << 23);
-    return tiny ? Floats{} : (Floats)scaled;
-}
+#endif
 
 // One head of one sequence: qkv[t] holds query, key and value of position t, `stride` apart.
 template <int D>
 void one_head(const uint16_t* qkv, int64_t pos, int64_t stride, int64_t d_model, float scale,
-              std::vector<float>& memory, uint16_t* out) {
+              std::vector<uint32_t>& memory, uint16_t* out) {
     constexpr int PARTS = (D + WIDTH - 1) / WIDTH;  // vectors per value
-    constexpr int QUERIES = 8, PAIR = 2;            // rows and vectors computed together, in registers
     const int64_t padded = (pos + PAIR * WIDTH - 1) / (PAIR * WIDTH) * PAIR * WIDTH;
-    memory.assign(padded * (D + PARTS * WIDTH + QUERIES), 0.0f);
-    float* keys = memory.data();        // [D][padded]
-    float* values = keys + padded * D;  // [padded][PARTS * WIDTH]
-    float* pattern = values + padded * PARTS * WIDTH;
-    for (int64_t block = 0; block < pos; block += WIDTH) {  // whole cache lines of keys at a time
+    memory.assign(padded * (D + PARTS * WIDTH + 3 * QUERIES) / 2, 0);
+    Two* keys = (Two*)memory.data();                            // [D / 2][padded]
+    Two* values = keys + padded * D / 2;                        // [padded / 2][PARTS * WIDTH]
+    Two* weights = values + padded / 2 * PARTS * WIDTH;         // [QUERIES][padded / 2]
+    float* scores = (float*)(weights + padded / 2 * QUERIES);   // [QUERIES][padded]
+    for (int64_t block = 0; block < pos; block += WIDTH) {      // whole cache lines at a time
         const int64_t size = std::min<int64_t>(WIDTH, pos - block);
         const uint16_t* key = qkv + block * stride + d_model;
-        for (int i = 0; i < D; i++)
+        for (int i = 0; i < D / 2; i++)
             for (int64_t t = 0; t < size; t++)
-                keys[i * padded + block + t] = to_float(key[t * stride + i]);
-        for (int64_t t = 0; t < size; t++)
-            for (int i = 0; i < D; i++)
-                values[(block + t) * PARTS * WIDTH + i] = to_float(key[t * stride + d_model + i]);
+                std::memcpy(keys + i * padded + block + t, key + t * stride + 2 * i, sizeof(Two));
+        for (int64_t t = 0; t < size; t++) {
+            Two* row = values + (block + t) / 2 * PARTS * WIDTH;
+            const uint16_t* value = key + t * stride + d_model;
+            for (int i = 0; i < D; i++) (t % 2 ? row[i].second : row[i].first) = value[i];
+        }
     }
     Ints lane;
     for (int c = 0; c < WIDTH; c++) lane[c] = c;
     for (int64_t first = 0; first < pos; first += QUERIES) {
         const int64_t seen = std::min<int64_t>(first + QUERIES, pos);
-        float query[D][QUERIES];
+        Two query[D / 2][QUERIES];
         for (int r = 0; r < QUERIES; r++) {
             const uint16_t* own = qkv + std::min(first + r, pos - 1) * stride;
-            for (int i = 0; i < D; i++) query[i][r] = scale * to_float(own[i]);
+            for (int i = 0; i < D / 2; i++) std::memcpy(&query[i][r], own + 2 * i, sizeof(Two));
         }
         Floats largest[QUERIES];
         for (int r = 0; r < QUERIES; r++) largest[r] = Floats{} - INFINITY;
         for (int64_t k = 0; k < seen; k += PAIR * WIDTH) {
             Floats score[QUERIES][PAIR] = {};
-            for (int i = 0; i < D; i++) {
-                const float* key = keys + i * padded + k;
-                const Floats left = load(key), right = load(key + WIDTH);
-                for (int r = 0; r < QUERIES; r++) {
-                    score[r][0] += query[i][r] * left;
-                    score[r][1] += query[i][r] * right;
-                }
-            }
+            for (int i = 0; i < D / 2; i++)
+                for (int r = 0; r < QUERIES; r++)
+                    for (int j = 0; j < PAIR; j++)
+                        score[r][j] = add_products(
+                            score[r][j], keys + i * padded + k + j * WIDTH, query[i][r]);
             for (int r = 0; r < QUERIES; r++)
                 for (int j = 0; j < PAIR; j++) {
                     const Ints future = lane + int32_t(k + j * WIDTH) > int32_t(first + r);
-                    score[r][j] = future ? Floats{} - INFINITY : score[r][j];
+                    score[r][j] = future ? Floats{} - INFINITY : score[r][j] * scale;
                     largest[r] = score[r][j] > largest[r] ? score[r][j] : largest[r];
-                    store(pattern + r * padded + k + j * WIDTH, score[r][j]);
+                    store(scores + r * padded + k + j * WIDTH, score[r][j]);
                 }
         }
         float inverse[QUERIES];
@@ -107,8 +103,8 @@ void one_head(const uint16_t* qkv, int64_t pos, int64_t stride, int64_t d_model,
             for (int c = 1; c < WIDTH; c++) top = std::max(top, largest[r][c]);
             Floats sums = {};
             for (int64_t k = 0; k < seen; k += WIDTH) {
-                const Floats weight = exp_negative(load(pattern + r * padded + k) - top);
-                store(pattern + r * padded + k, weight);
+                const Floats weight = exp_negative(load(scores + r * padded + k) - top);
+                store_narrow((uint16_t*)(weights + (r * padded + k) / 2), weight);
                 sums += weight;
             }
             float sum = 0;
@@ -118,19 +114,19 @@ void one_head(const uint16_t* qkv, int64_t pos, int64_t stride, int64_t d_model,
         constexpr int TOGETHER = PARTS < PAIR ? PARTS : PAIR;
         for (int part = 0; part < PARTS; part += TOGETHER) {
             Floats mixed[QUERIES][TOGETHER] = {};
-            for (int64_t k = 0; k < seen; k++) {
-                Floats value[TOGETHER];
-                for (int v = 0; v < TOGETHER; v++) value[v] = load(values + (k * PARTS + part + v) * WIDTH);
+            for (int64_t k = 0; k < (seen + 1) / 2; k++)
                 for (int r = 0; r < QUERIES; r++)
-                    for (int v = 0; v < TOGETHER; v++) mixed[r][v] += pattern[r * padded + k] * value[v];
-            }
-            float rows[QUERIES][TOGETHER * WIDTH];
+                    for (int v = 0; v < TOGETHER; v++)
+                        mixed[r][v] = add_products(
+                            mixed[r][v], values + (k * PARTS + part + v) * WIDTH,
+                            weights[r * padded / 2 + k]);
+            uint16_t rows[QUERIES][TOGETHER * WIDTH];
             for (int r = 0; r < QUERIES; r++)
-                for (int v = 0; v < TOGETHER; v++) store(rows[r] + v * WIDTH, mixed[r][v] * inverse[r]);
+                for (int v = 0; v < TOGETHER; v++)
+                    store_narrow(rows[r] + v * WIDTH, mixed[r][v] * inverse[r]);
             const int width = std::min(TOGETHER * WIDTH, D - part * WIDTH);
             for (int64_t r = 0; first + r < seen; r++)
-                for (int i = 0; i < width; i++)
-                    out[(first + r) * d_model + part * WIDTH + i] = to_bf16(rows[r][i]);
+                std::memcpy(out + (first + r) * d_model + part * WIDTH, rows[r], width * 2);
         }
     }
 }
@@ -141,7 +137,7 @@ void all_heads(const uint16_t* qkv, int64_t batch, int64_t pos, int64_t heads, f
     const int64_t d_model = heads * D;
 #pragma omp parallel
     {
-        std::vector<float> memory;
+        std::vector<uint32_t> memory;
 #pragma omp for schedule(static)
         for (int64_t at = 0; at < batch * heads; at++) {
             const int64_t row = at / heads * pos, head = at % heads * D;
@@ -202,6 +198,25 @@ void add_norm(float* stream, const uint16_t* delta, const int32_t* place, uint16
         for (int64_t i = 0; i < d; i++)
             normed[r * d + i] = to_bf16((x[i] - mean) * inverse * gamma[i] + beta[i]);
     }
+}
+
+// to[places[i]] = from[rows[i]] for n rows of bfloat16 numbers; whether all of them are finite.
+int place_rows(const uint16_t* from, const int64_t* rows, const int64_t* places, int64_t n,
+               int64_t d, uint16_t* to) {
+    int wrong = 0;
+#pragma omp parallel for schedule(static) reduction(| : wrong)
+    for (int64_t i = 0; i < n; i++) {
+        const uint16_t* row = from + rows[i] * d;
+        uint16_t* place = to + places[i] * d;
+        uint16_t largest = 0;
+#pragma omp simd reduction(max : largest)
+        for (int64_t c = 0; c < d; c++) {
+            place[c] = row[c];
+            largest = std::max(largest, uint16_t(row[c] & 0x7FFF));
+        }
+        wrong |= largest >= 0x7F80;
+    }
+    return !wrong;
 }
 
 }  // extern "C"

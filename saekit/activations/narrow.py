@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
-from transformers.pytorch_utils import Conv1D
 
+from saekit.activations.products import linear
 from saekit.activations.residuals import embed
 from saekit.compiled import address, library
 from saekit.model.loading import LanguageModel
@@ -34,19 +34,6 @@ def _bits(tensor: Tensor | None) -> ctypes.c_void_p:
 
 def _f32(tensor: Tensor) -> ctypes.c_void_p:
     return address(tensor, torch.float32)
-
-
-class _Product:
-    """y = x W + b, or GELU of it, for one shape of x."""
-
-    def __init__(self, layer: Conv1D, rows: int, gelu: bool = False):
-        weight = layer.weight.detach().T.contiguous().bfloat16()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        self.bias = layer.bias.detach().bfloat16()
-        self.after = ("gelu", [], "tanh") if gelu else ("none", [], "")
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *self.after)
 
 
 class _Norm:
@@ -89,11 +76,9 @@ class _Block:
         attention = block.attn
         self.heads, self.scaling = attention.num_heads, attention.scaling
         self.norm1, self.norm2 = (_Norm(norm, functions) for norm in (block.ln_1, block.ln_2))
-        self.qkv, self.mixed = _Product(attention.c_attn, rows), _Product(attention.c_proj, rows)
-        self.inner, self.outer = (
-            _Product(block.mlp.c_fc, rows, True),
-            _Product(block.mlp.c_proj, rows),
-        )
+        self.qkv, self.mixed = linear(attention.c_attn, rows), linear(attention.c_proj, rows)
+        self.inner = linear(block.mlp.c_fc, rows, gelu=True)
+        self.outer = linear(block.mlp.c_proj, rows)
         self._c = functions
 
     def __call__(self, stream: Tensor, normed: Tensor, pos: int) -> Tensor:
@@ -118,6 +103,30 @@ def attend(
         _long(d_model // heads), _float(scale), _bits(out),
     )  # fmt: skip
     return out
+
+
+def place_rows(
+    source: Float[Tensor, "row d"],
+    rows: Int[Tensor, " n"],
+    places: Int[Tensor, " n"],
+    out: Float[Tensor, "place d"],
+) -> Float[Tensor, ""]:
+    """Copies rows of `source` to places in `out`, converted to its type.
+
+    Returns:
+        A number that is finite if all that was copied is.
+    """
+    functions = library(SOURCE) if source.device.type == "cpu" else None
+    narrow = source.dtype == out.dtype == torch.bfloat16
+    if functions and narrow and source.is_contiguous() and out.is_contiguous():
+        finite = functions.place_rows(
+            _bits(source), address(rows, torch.int64), address(places, torch.int64),
+            _long(len(rows)), _long(source.shape[1]), _bits(out),
+        )  # fmt: skip
+        return torch.tensor(0.0 if finite else torch.nan)
+    chosen = source if len(rows) == len(source) else source.index_select(0, rows)
+    out.index_copy_(0, places, chosen.to(out.dtype))
+    return chosen.sum(dtype=torch.float32)  # not finite if one of its terms is not
 
 
 def can_run(model: LanguageModel) -> bool:

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saekit.activations.narrow import place_rows
 from saekit.activations.sources import ActivationSource
 from saekit.errors import TrainingError
 
@@ -145,10 +146,7 @@ class ShuffleBuffer:
         device = self.buffer.device
         rows, targets = (torch.from_numpy(ints).to(device) for ints in (wanted, places))
         for slot, stream in enumerate(activations):
-            chosen = stream if len(wanted) == len(stream) else stream.index_select(0, rows)
-            # the sum is not finite if one of its terms is not
-            total[slot] += chosen.sum(0).sum(dtype=torch.float32)
-            self.buffer[slot].index_copy_(0, targets, chosen.to(self.buffer.dtype))
+            total[slot] += place_rows(stream, rows, targets, self.buffer[slot])
 
     def fill(self) -> None:
         """Go to the next round: replace the tokens that were served, and draw the order.

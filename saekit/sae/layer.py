@@ -78,8 +78,10 @@ class LayerTraining:
         self.adam_steps = torch.zeros((), dtype=torch.long)
         self._dead = DeadFeatures(config.dead_tokens)
         narrow = config.bf16 and self.kind.sparse
-        kind = Wide if not narrow else Narrow if device.type == "cpu" else Bfloat16
-        self.operands = kind() if kind is Wide else kind(self.parameters)
+        self.operands = Wide()
+        if narrow:
+            kind = Narrow if device.type == "cpu" else Bfloat16
+            self.operands = kind(self.parameters)
 
     def fit_input(self, x: Float[Tensor, "token d_in"]) -> None:
         """Set scale and b_dec from a sample of activations in model units."""

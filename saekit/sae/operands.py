@@ -104,7 +104,8 @@ class Narrow(Bfloat16):
         """See `Wide`."""
         found = super().__call__(x, scale, p, kernels, scratch)
         inputs = scratch("narrow", *x.shape, dtype=torch.bfloat16)
-        return Operands(found.centred, inputs, *self.copies.values(), found.pre)
+        W_enc, W_dec = self.copies["W_enc"], self.copies["W_dec"]
+        return Operands(found.centred, inputs, W_enc, W_dec, found.pre)
 
     def _preactivations(
         self, centred: Tensor, narrow: Tensor, p: Parameters, scratch: Scratch

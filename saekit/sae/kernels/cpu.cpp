@@ -11,34 +11,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "numbers.h"
+
 namespace {
-
-constexpr int WIDTH = 16;
-typedef float Floats __attribute__((vector_size(4 * WIDTH), aligned(4)));
-
-// Numbers are float32, or bfloat16 held as uint16_t; sums are float32.
-inline float to_float(float value) { return value; }
-
-inline float to_float(uint16_t bits) {
-    const uint32_t wide = uint32_t(bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, sizeof value);
-    return value;
-}
-
-inline Floats load(const float* p) {
-    Floats values;
-    std::memcpy(&values, p, sizeof values);
-    return values;
-}
-
-inline Floats load(const uint16_t* p) {
-    typedef uint16_t Shorts __attribute__((vector_size(2 * WIDTH)));
-    typedef uint32_t Ints __attribute__((vector_size(4 * WIDTH)));
-    Shorts bits;
-    std::memcpy(&bits, p, sizeof bits);
-    return (Floats)(__builtin_convertvector(bits, Ints) << 16);
-}
 
 // Four sums side by side: one alone would wait for each of its additions.
 template <class T>
@@ -66,16 +41,6 @@ inline void fetch(const T* row, int64_t d) {
     constexpr int64_t LINE = 64 / sizeof(T);
     for (int64_t i = 0; i < d; i += LINE) __builtin_prefetch(row + i, 0, 2);
 }
-
-inline void put(float* out, float value) { *out = value; }
-
-inline uint16_t to_bf16(float value) {  // round to nearest even; finite values only
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-}
-
-inline void put(uint16_t* out, float value) { *out = to_bf16(value); }
 
 // Values, errors and slopes of the pairs of each token; ends[p] is the number of features of prefix
 // p; the features of a token are in ascending order.

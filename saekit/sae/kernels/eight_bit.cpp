@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+
+#include "numbers.h"
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #include <immintrin.h>
 #define SUPPORTED 1
@@ -19,15 +21,6 @@ namespace {
 constexpr int64_t TILE = 12, PANEL = 16;  // 24 sums of 16 numbers, in 32 registers
 constexpr int64_t BLOCK = 43 * TILE;      // tokens that stay in the second-level cache
 constexpr float LEVELS = 127;
-
-inline float to_float(float value) { return value; }
-
-inline float to_float(uint16_t bits) {  // bfloat16
-    const uint32_t wide = uint32_t(bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, sizeof value);
-    return value;
-}
 
 // The row times `factors`, scaled so that its largest entry is LEVELS and rounded; the scale.
 template <class T>

@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from saekit.activations import residuals
-from saekit.activations.narrow import HEAD_WIDTHS, SOURCE, NarrowForward, attend, can_run
+from saekit.activations.narrow import (
+    HEAD_WIDTHS,
+    SOURCE,
+    NarrowForward,
+    attend,
+    can_run,
+    place_rows,
+)
 from saekit.activations.sources import ModelActivations
 from saekit.compiled import library
 
@@ -49,7 +56,11 @@ def test_a_source_uses_it_where_it_can(tiny_model, monkeypatch):
 @pytest.mark.parametrize("pos", [1, 5, 16, 37])
 @pytest.mark.parametrize("d_head", HEAD_WIDTHS)
 def test_attention_of_every_width(d_head, pos):
-    """Mutations tried: the key after the query seen; the scale left out; the key moved."""
+    """Patterns and results are rounded to bfloat16.
+
+    Mutations tried: the key after the query seen; the scale left out; the key moved; the second of
+    two neighbouring values left out.
+    """
     functions = library(SOURCE)
     if functions is None:
         pytest.skip("no C++ compiler")
@@ -57,10 +68,15 @@ def test_attention_of_every_width(d_head, pos):
     generator = torch.Generator().manual_seed(pos)
     qkv = torch.randn(batch * pos, 3 * heads * d_head, generator=generator).bfloat16()
     q, k, v = qkv.float().view(batch, pos, 3, heads, d_head).permute(2, 0, 3, 1, 4)
-    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-    found = attend(functions, qkv, pos, heads, scale).float()
-    expected = expected.transpose(1, 2).reshape(batch * pos, -1)
-    assert torch.allclose(found, expected, rtol=2**-8, atol=1e-5)
+
+    def mixed(values):
+        result = F.scaled_dot_product_attention(q, k, values, is_causal=True, scale=scale)
+        return result.transpose(1, 2).reshape(batch * pos, -1)
+
+    found, expected = attend(functions, qkv, pos, heads, scale).float(), mixed(v)
+    bound = 2**-8 * expected.abs() + 2**-8 * mixed(v.abs()) + 1e-5
+    assert ((found - expected).abs() <= bound).all()
+    assert (found - expected).norm() < 2**-9 * expected.norm() or pos == 1
 
 
 def test_what_is_not_finite_stays_so():
@@ -73,3 +89,20 @@ def test_what_is_not_finite_stays_so():
     found = attend(functions, qkv, 6, 1, 1.0)
     assert found[:3].isfinite().all()
     assert found[3:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("wrong", [None, torch.nan, torch.inf, -torch.inf])
+def test_rows_are_placed_and_looked_at(dtype, wrong):
+    """Mutations tried: infinity taken for finite; a row's place for another."""
+    source = torch.randn(7, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows, places = torch.tensor([1, 4, 6]), torch.tensor([8, 0, 3])
+    source[2, 5] = torch.nan  # not copied: does not count
+    if wrong is not None:
+        source[4, 49] = wrong
+    out = torch.zeros(9, 50, dtype=torch.bfloat16)
+    told = place_rows(source, rows, places, out)
+    assert bool(torch.isfinite(told)) == (wrong is None)
+    expected = torch.zeros(9, 50, dtype=torch.bfloat16)
+    expected[places] = source[rows].bfloat16()
+    torch.testing.assert_close(out, expected, equal_nan=True, rtol=0, atol=0)
