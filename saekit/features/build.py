@@ -161,13 +161,14 @@ def build_index(
                 layer.samples.thin_by_quantile(samples)
             writer.write_contexts(_referenced_rows(statistics, spool, model.d_vocab, context))
             for slot, layer in enumerate(tqdm(statistics, desc="writing index", unit=" layers")):
-                for pairs in (layer.pairs, layer.before, layer.after):
-                    pairs.settle()
                 token, value = output_tokens(model, parts[slot].W_dec, PROMOTED, SUPPRESSED)
                 kept = {"examples": layer.examples, "samples": layer.samples}
+                pairs, before, after = (
+                    table.table() for table in (layer.pairs, layer.before, layer.after)
+                )
                 writer.write_layer(
-                    slot, layer.moments, layer.pairs, kept, token.numpy(), value.numpy(), per_token,
-                    {"before": layer.before, "after": layer.after}, relatives[slot],
+                    slot, layer.moments, pairs, kept, token.numpy(), value.numpy(), per_token,
+                    {"before": before, "after": after}, relatives[slot],
                 )  # fmt: skip
             write_bytes(out_path, writer.finish())
     partial.unlink(missing_ok=True)

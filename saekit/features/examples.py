@@ -39,11 +39,11 @@ class Chunk:
     features: Int[np.ndarray, "row pos k"]
 
     @cached_property
-    def active(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(row, place, feature, value) of every active feature."""
-        row, place, slot = np.nonzero(self.values > 0)
-        at = (row, place, slot)
-        return row, place, self.features[at].astype(np.int64), self.values[at]
+    def active(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(position, feature, value) of every active feature; positions are row * pos + place."""
+        at = np.flatnonzero(self.values > 0)
+        position = (at // self.values.shape[-1]).astype(np.int32)
+        return position, self.features.ravel()[at], self.values.ravel()[at]
 
     def windows(
         self,
@@ -106,13 +106,14 @@ class KeptExamples:
             chunk: what was read.
             score: one number for each entry of `chunk.active`; the higher the better.
         """
-        row, place, feature, value = chunk.active
-        better = score > self.score[feature, -1]
-        if not better.any():
+        position, feature, value = chunk.active
+        better = np.flatnonzero(score > np.take(self.score[:, -1], feature))
+        if not len(better):
             return
-        row, place, feature, value, score = (
-            column[better] for column in (row, place, feature, value, score)
+        position, feature, value, score = (
+            column[better] for column in (position, feature, value, score)
         )
+        row, place = np.divmod(position, chunk.ids.shape[1])
         touched = np.unique(feature)
         kept_feature, kept_slot = np.nonzero(np.isfinite(self.score[touched]))
         kept_feature = touched[kept_feature]

@@ -1,15 +1,12 @@
-"""Running statistics of features: counts, means, maxima, histograms, and what tokens they fire on.
+"""Running statistics of features: counts, means, maxima and histograms; sums over groups.
 
-numpy only.  Everything is of bounded size, however many tokens are read.
+numpy only.  Everything is of fixed size, however many tokens are read.
 """
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.sparse import csr_array
 
 BINS = 50
-PAIRS_PER_FEATURE = 256
-_BUFFERED = 2**20
 
 
 class Moments:
@@ -56,95 +53,6 @@ class Moments:
     def mean(self) -> Float[np.ndarray, " d_sae"]:
         """Mean activation where active, 0 for a feature that never was."""
         return self.total / np.maximum(1, self.count)
-
-
-class Pairs:
-    """Which features fire on which tokens: count, total and largest per (token, feature) pair.
-
-    Tokens may be words instead (`saekit.features.lexicons`), of the current or another position.
-    At most `per_feature` * d_sae pairs are kept; beyond, the pairs with the smallest counts
-    are forgotten, so that only rare pairs of very long texts can be undercounted.
-
-    Attributes:
-        key: token * d_sae + feature, ascending.
-    """
-
-    def __init__(self, d_sae: int, per_feature: int | None = None):
-        self.d_sae = d_sae
-        self.limit = (per_feature or PAIRS_PER_FEATURE) * d_sae
-        self.key = np.zeros(0, np.int64)
-        self.count = np.zeros(0, np.int32)
-        self.total = np.zeros(0)
-        self.largest = np.zeros(0, np.float32)
-        self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-
-    def add(
-        self,
-        token: Int[np.ndarray, " n"],
-        feature: Int[np.ndarray, " n"],
-        value: Float[np.ndarray, " n"],
-    ) -> None:
-        """Count activations."""
-        self._waiting.append((token.astype(np.int32), feature.astype(np.int32), value))
-        if sum(len(value) for *_, value in self._waiting) >= _BUFFERED:
-            self.settle()
-
-    def add_counted(self, token: Int[np.ndarray, " n"], pairs: "Pairs") -> None:
-        """Take over finished pairs, under other tokens."""
-        key = token.astype(np.int64) * self.d_sae + pairs.feature
-        order = np.argsort(key, kind="stable")
-        columns = (key, pairs.count, pairs.total, pairs.largest)
-        table = _reduced(*(column[order] for column in columns))
-        self.key, self.count, self.total, self.largest = table
-
-    def settle(self) -> None:
-        """Bring what was added into the table."""
-        if not self._waiting:
-            return
-        token, feature, value = map(np.concatenate, zip(*self._waiting, strict=True))
-        self._waiting.clear()
-        order = _ascending(feature)
-        order = order[_ascending(token[order])]
-        key = token.astype(np.int64) * self.d_sae + feature
-        new = _reduced(key[order], np.ones(len(key), np.int32), value[order], value[order])
-        old = (self.key, self.count, self.total, self.largest)
-        both = [np.concatenate(pair) for pair in zip(old, new, strict=True)]
-        order = np.argsort(both[0], kind="stable")  # two ascending runs: linear time
-        table = _reduced(*(column[order] for column in both))
-        if len(table[0]) > self.limit:
-            kept = np.sort(np.argpartition(-table[1], self.limit)[: self.limit])
-            table = tuple(column[kept] for column in table)
-        self.key, self.count, self.total, self.largest = table
-
-    @property
-    def token(self) -> Int[np.ndarray, " pair"]:
-        return self.key // self.d_sae
-
-    @property
-    def feature(self) -> Int[np.ndarray, " pair"]:
-        return self.key % self.d_sae
-
-
-def _ascending(column: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """A stable argsort of small numbers by counting, in linear time: a sparse transposition."""
-    starts = np.arange(len(column) + 1, dtype=np.int32)
-    shape = (len(column), int(column.max(initial=0)) + 1)
-    return csr_array((np.zeros(len(column), np.int8), column, starts), shape=shape).tocsc().indices
-
-
-def _reduced(
-    key: np.ndarray, count: np.ndarray, total: np.ndarray, largest: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One row per key, of columns sorted by key."""
-    if not len(key):
-        return key, count, total.astype(np.float64), largest
-    starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-    return (
-        key[starts],
-        np.add.reduceat(count, starts, dtype=np.int32),
-        np.add.reduceat(total, starts, dtype=np.float64),
-        np.maximum.reduceat(largest, starts),
-    )
 
 
 def normalised_entropy(

@@ -12,7 +12,8 @@ from saekit.features.examples import WINDOW, KeptExamples
 from saekit.features.index_file import FORMAT, MIN_SHARE, NEIGHBOURS, SCHEMA_VERSION
 from saekit.features.lexicons import Words
 from saekit.features.relatives import RELATIVES
-from saekit.features.statistics import BINS, Moments, Pairs, best_of_each, normalised_entropy
+from saekit.features.pairs import PairTable
+from saekit.features.statistics import BINS, Moments, best_of_each, normalised_entropy
 
 TOKENS = 6  # current tokens kept per feature
 MIN_COUNT = 2  # activations of a feature on a token below which it is not listed there
@@ -138,12 +139,12 @@ class IndexWriter:
         self,
         slot: int,
         moments: Moments,
-        pairs: Pairs,
+        pairs: PairTable,
         kept: dict[str, KeptExamples],
         output_token: np.ndarray,
         output_value: np.ndarray,
         per_token: int,
-        neighbours: dict[str, Pairs],
+        neighbours: dict[str, PairTable],
         relatives: dict[str, tuple[np.ndarray, np.ndarray]],
     ) -> None:
         """Store one layer.
@@ -185,7 +186,7 @@ class IndexWriter:
         assert isinstance(dataset, h5py.Dataset)
         dataset[slot, : len(column)] = column.astype(dataset.dtype)
 
-    def _feature_tokens(self, pairs: Pairs, maximum: np.ndarray) -> dict[str, np.ndarray]:
+    def _feature_tokens(self, pairs: PairTable, maximum: np.ndarray) -> dict[str, np.ndarray]:
         """The tokens with the most total activation of every feature."""
         feature = pairs.feature
         chosen, rank = best_of_each(feature, pairs.total, TOKENS)
@@ -204,13 +205,12 @@ class IndexWriter:
         return result
 
     def _feature_words(
-        self, pairs: Pairs, moments: Moments, neighbours: dict[str, Pairs]
+        self, pairs: PairTable, moments: Moments, neighbours: dict[str, PairTable]
     ) -> dict[str, np.ndarray]:
         """Current, previous and next words by their share of a feature's activation; its class."""
         d_sae = len(moments.count)
         total = np.where(moments.total > 0, moments.total, 1)
-        of_word = Pairs(d_sae)
-        of_word.add_counted(self.words.of_token[pairs.token], pairs)
+        of_word = pairs.under(self.words.of_token[pairs.token])
         columns = {}
         for name, table, limit in (
             ("word", of_word, 1),
@@ -237,7 +237,7 @@ class IndexWriter:
         result[self.words.of_token[order]] = order  # the last assignment stays
         return result
 
-    def _class(self, pairs: Pairs, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _class(self, pairs: PairTable, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Number of the class (from 1; 0 for none) and its share of each feature's activation."""
         if not self.words.classes:
             return np.zeros(len(total), np.int64), np.zeros(len(total))
@@ -256,7 +256,7 @@ class IndexWriter:
         return np.where(value > 0, best + 1, 0), value
 
     def _token_features(
-        self, slot: int, pairs: Pairs, moments: Moments, per_token: int
+        self, slot: int, pairs: PairTable, moments: Moments, per_token: int
     ) -> tuple[np.ndarray, ...]:
         """Entries of the token table: for every token the features that are most about it."""
         token, feature = pairs.token, pairs.feature

@@ -14,7 +14,7 @@ def chunk_of(ids, dense, first_row=0):
 
 
 def offer(kept, chunk):
-    kept.offer(chunk, chunk.active[3])
+    kept.offer(chunk, chunk.active[2])
 
 
 def test_suffix_hashes_see_eight_tokens_of_the_same_document():
@@ -51,7 +51,8 @@ def test_examples_are_the_strongest_of_distinct_rows_and_contexts():
         dense = rng.random((10, 12, 3)) * (rng.random((10, 12, 3)) < 0.3)
         chunk = chunk_of(ids, dense, start)
         offer(kept, chunk)
-        row, place, feature, value = chunk.active
+        position, feature, value = chunk.active
+        row, place = np.divmod(position, 12)
         seen += zip(feature, value, row + start, place, chunk.suffix[row, place], strict=True)
     for feature in range(3):
         chosen = []

@@ -1,9 +1,7 @@
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from saekit.features import statistics
-from saekit.features.statistics import BINS, Moments, Pairs, best_of_each
+from saekit.features.statistics import BINS, Moments, best_of_each
 
 
 def test_moments_by_hand():
@@ -33,41 +31,6 @@ def test_histogram_of_growing_values_is_that_of_all_values():
     assert values.max() < edges[-1] <= 2 * values.max()
 
 
-def test_pairs_equal_a_plain_count(monkeypatch):
-    monkeypatch.setattr(statistics, "_BUFFERED", 100)  # several merges
-    rng = np.random.default_rng(1)
-    pairs, plain = Pairs(7), {}
-    for _ in range(20):
-        token, feature = rng.integers(0, 11, 60), rng.integers(0, 7, 60)
-        value = rng.random(60, dtype=np.float32) + 0.1
-        pairs.add(token, feature, value)
-        for t, f, v in zip(token.tolist(), feature.tolist(), value.tolist(), strict=True):
-            plain.setdefault((t, f), []).append(v)
-    pairs.settle()
-    found = list(zip(pairs.token.tolist(), pairs.feature.tolist(), strict=True))
-    assert found == sorted(plain)
-    assert_array_equal(pairs.count, [len(plain[pair]) for pair in found])
-    assert_allclose(pairs.total, [sum(plain[pair]) for pair in found], rtol=1e-6)
-    assert_allclose(pairs.largest, [max(plain[pair]) for pair in found])
-
-
-def test_counting_sorts_stably():
-    # mutations tried: NumPy's default argsort; equal numbers in descending order of place
-    column = np.random.default_rng(0).integers(0, 5, 1000).astype(np.int32)
-    assert_array_equal(statistics._ascending(column), np.argsort(column, kind="stable"))
-    assert len(statistics._ascending(column[:0])) == 0
-
-
-def test_pairs_forget_the_rarest_first(monkeypatch):
-    monkeypatch.setattr(statistics, "PAIRS_PER_FEATURE", 1)
-    pairs = Pairs(2)  # room for two pairs
-    for times, token in ((3, 0), (1, 1), (2, 2)):
-        pairs.add(np.full(times, token), np.zeros(times, np.int64), np.ones(times, np.float32))
-    pairs.settle()
-    assert_array_equal(pairs.token, [0, 2])
-    assert_array_equal(pairs.count, [3, 2])
-
-
 def test_best_of_each_group():
     group = np.array([4, 1, 4, 4, 1])
     chosen, rank = best_of_each(group, np.array([0.1, 9.0, 0.3, 0.2, 8.0]), 2)
@@ -75,12 +38,5 @@ def test_best_of_each_group():
     assert_array_equal(rank, [0, 1, 0, 1])
 
 
-@pytest.mark.parametrize("table", [Moments, Pairs])
-def test_nothing_seen_is_an_empty_table(table):
-    empty = table(3)
-    if isinstance(empty, Pairs):
-        empty.settle()
-        assert len(empty.key) == 0
-        assert len(best_of_each(empty.feature, empty.total, 2)[0]) == 0
-    else:
-        assert_array_equal(empty.mean, [0, 0, 0])
+def test_nothing_seen():
+    assert_array_equal(Moments(3).mean, [0, 0, 0])
