@@ -253,8 +253,8 @@ def add(command: Command) -> None:
     )
     ranks = ["match", "purity", "lift", "mean", "max", "density"]
     sub.add_argument(
-        "--rank", default="match", choices=ranks, help="order of the features of a token, among "
-        "those listed for it: up to 20 per layer that give it most of their own activation "
+        "--rank", default="match", choices=ranks, help="order of the features of a token that fire "
+        "on at least a tenth of its positions; the first five of each layer are always listed "
         "(default match: how exclusively and reliably a feature is one of it)",
     )  # fmt: skip
     sub.add_argument(

@@ -73,7 +73,7 @@ def build_index(
     layers: Sequence[int] | None = None,
     examples: int = 10,
     samples: int = 3,
-    per_token: int = 20,
+    per_token: int = 10,
     seed: int = 0,
     checkpoint_tokens: int | None = None,
     resume: bool = False,
@@ -90,7 +90,7 @@ def build_index(
         layers: only these; None for all that have a dictionary.
         examples: strongest places kept per feature.
         samples: places kept per feature, one from each of so many quantile ranges.
-        per_token: features listed per token and layer.
+        per_token: features listed per token and layer, beside the first five of each rank.
         seed: of the samples.
         checkpoint_tokens: keep what is done in `OUT.partial` after every so many tokens, so that a
             stopped build can be taken up; None for never.

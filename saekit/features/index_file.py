@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from saekit.sae.storage import DictionarySet
 
 FORMAT = "saekit feature index"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE = (2, 3)  # version 2 lists fewer features per token
 INDEX = "index.h5"
 BEFORE, AFTER = 15, 8  # tokens of a window before and after the example
 NEIGHBOURS = 2  # previous and next words kept per feature
@@ -47,10 +48,10 @@ class IndexFile:
             attributes: dict[str, Any] = dict(file.attrs)
             if attributes.get("format") != FORMAT:
                 raise FormatError(f"{path} is not a feature index. {self.cure}")
-            if attributes.get("schema_version") != SCHEMA_VERSION:
+            if attributes.get("schema_version") not in READABLE:
                 raise FormatError(
                     f"{path} has schema_version {attributes.get('schema_version')}; this saekit "
-                    f"reads version {SCHEMA_VERSION}. {self.cure}"
+                    f"reads versions {READABLE[0]} to {READABLE[-1]}. {self.cure}"
                 )
             self.model = str(attributes["model"])
             self.fingerprint = str(attributes["fingerprint"])

@@ -16,11 +16,11 @@ from scipy.sparse import csr_array
 from saekit.compiled import library
 
 SOURCE = Path(__file__).with_name("pairs.cpp")
-PAIRS_PER_FEATURE = 256
+PAIRS_PER_FEATURE = 192
 ENTRY = np.dtype([("key", "i8"), ("total", "f8"), ("count", "i4"), ("largest", "f4")])
 _FREE = -1  # key of a free slot
-_ROOM = 1.5  # times the limit: what may be there before the rarest are forgotten
-_SLOTS = 2.0  # times the limit: a table three quarters full is still fast
+_ROOM = 2.0  # times the limit: what may be there before the rarest are forgotten
+_SLOTS = 8 / 3  # times the limit: a table three quarters full is still fast
 _PART = 1 / 8  # of the limit: activations counted at once, all of which may be new pairs
 
 _long = ctypes.c_int64
@@ -70,8 +70,8 @@ class Pairs:
     """Which features fire on which tokens: count, total and largest per (token, feature) pair.
 
     Tokens may be words instead (`saekit.features.lexicons`), of the current or another position.
-    At most 1.5 * `per_feature` * d_sae pairs are held; before there would be more, the table is
-    brought down to two thirds of that: the pairs with the smallest counts (of equal ones those
+    At most 2 * `per_feature` * d_sae pairs are held; before there would be more, the table is
+    brought down to half of that: the pairs with the smallest counts (of equal ones those
     with the smallest largest activation) are forgotten, so that only rare pairs of very long texts
     can be undercounted.
 
@@ -87,7 +87,7 @@ class Pairs:
         self.limit = per_feature * d_sae
         self._functions = library(SOURCE)
         # hashed: all slots; sorted: the pairs alone
-        self._entries = np.empty(int(_SLOTS * self.limit) if self._functions else 0, ENTRY)
+        self._entries = np.empty(int(_SLOTS * self.limit) + 1 if self._functions else 0, ENTRY)
         self._entries["key"] = _FREE
         self.used = 0
 

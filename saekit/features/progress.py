@@ -1,8 +1,8 @@
 """How far the building of an index has come, kept in a file so that a killed build goes on.
 
-The file is an archive of plain arrays, as of `numpy.savez`, beside the index (`index.h5.partial`), written atomically
-and removed when the index is complete.  It holds the text read so far, too, so that another text
-is refused.
+The file is an archive of plain arrays, as of `numpy.savez`, beside the index (`index.h5.partial`),
+written atomically and removed when the index is complete.  It holds the text read so far, too, so
+that another text is refused.
 """
 
 import json
@@ -16,8 +16,8 @@ import numpy as np
 
 from saekit.errors import FormatError, MismatchError
 from saekit.features.examples import Chunk, KeptExamples
-from saekit.features.relatives import KeptRows
 from saekit.features.pairs import Pairs
+from saekit.features.relatives import KeptRows
 from saekit.features.statistics import Moments
 from saekit.files import atomic_path
 

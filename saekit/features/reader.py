@@ -1,6 +1,6 @@
 """Questions to a feature index: by token, by feature, by text.  numpy and h5py only.
 
-Layout of `index.h5` (schema_version 2; L layers, F = d_sae features, V tokens, W = 24 tokens of a
+Layout of `index.h5` (schema_version 3; L layers, F = d_sae features, V tokens, W = 24 tokens of a
 window).  `share` datasets are float16 fractions of the feature's maximum, rounded to 0.4%.
 
     attributes       format, schema_version, saekit, model, fingerprint (of the model's weights),
@@ -32,9 +32,11 @@ window).  `share` datasets are float16 fractions of the feature's maximum, round
     contexts         token ids [rows, context], the text that examples point into
     tokens/          start int64 [V + 1]; entries start[t]:start[t + 1] belong to token t, by layer
                      and falling purity: layer uint8 (its place in `layers`), feature, count
-                     uint32, mean (share), max (share).  Listed are, per layer, up to 20 features
-                     that fire on at least 10% of the token's positions and have at least 1% of
-                     their total activation there, and in any case the 4 of the highest purity
+                     uint32, mean (share), max (share).  Listed are, per layer, of the features
+                     that fire on at least 10% of the token's positions and at least twice, the
+                     first 5 by every rank of `saekit.features.token_search`, and up to 10 by purity
+                     that have at least 1% of their total activation there.  In version 2: up to
+                     20 by purity, and no other ranks
 
 Names and their scores are beside it, in `names.h5` (`saekit.features.name_file`).
 Arrays are chunked by 128 features and compressed, so a feature or a token is read in milliseconds.

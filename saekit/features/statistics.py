@@ -3,6 +3,8 @@
 numpy only.  Everything is of fixed size, however many tokens are read.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -67,15 +69,21 @@ def normalised_entropy(
 
 
 def best_of_each(
-    group: Int[np.ndarray, " n"], score: Float[np.ndarray, " n"], limit: int
+    group: Int[np.ndarray, " n"],
+    score: Float[np.ndarray, " n"],
+    limit: int,
+    ties: Sequence[np.ndarray] = (),
 ) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
     """The `limit` entries of the highest score in each group.
+
+    Args:
+        ties: what decides, the larger the better, between equal scores; the last one first.
 
     Returns:
         Indices into the input, sorted by group and falling score, and the rank of each in its
         group (from 0).
     """
-    order = np.lexsort((-score, group))
+    order = np.lexsort((*(-column for column in ties), -score, group))
     ordered = group[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     sizes = np.diff(np.append(starts, len(ordered)))

@@ -9,9 +9,9 @@ Ranks:
     max      the largest activation on the token
     density  how often the feature fires in general, the rarest first
 
-They order the features that the index lists for the token: up to 20 per layer, chosen by purity.
-Dense features that fire strongly on a token and on most others are not among them, so the largest
-mean or max shown need not be the largest of all features on that token.
+They order the features that the index lists for the token.  The first five of each layer by every
+one of these ranks are among them, of all features that fire on at least a tenth of the token's
+positions and at least twice; beyond, the list has up to ten per layer by purity.
 
 No single one of the three factors is enough.  A feature that fires weakly on every " large" and
 strongly on " low" has a high lift for both; one that fires on 600 " opposite" and, more strongly,

@@ -11,14 +11,14 @@ from saekit import __version__
 from saekit.features.examples import WINDOW, KeptExamples
 from saekit.features.index_file import FORMAT, MIN_SHARE, NEIGHBOURS, SCHEMA_VERSION
 from saekit.features.lexicons import Words
-from saekit.features.relatives import RELATIVES
 from saekit.features.pairs import PairTable
+from saekit.features.relatives import RELATIVES
 from saekit.features.statistics import BINS, Moments, best_of_each, normalised_entropy
 
 TOKENS = 6  # current tokens kept per feature
 MIN_COUNT = 2  # activations of a feature on a token below which it is not listed there
-MIN_PURITY = 0.01  # of a feature's total activation, below which only the `ALWAYS` best are listed
-ALWAYS = 4
+MIN_PURITY = 0.01  # of a feature's total activation, below which only the `PER_RANK` are listed
+PER_RANK = 5  # features of a token that are listed in any case: so many of each rank and layer
 CLASS_SHARE = 0.8  # from here on a feature is one of a class: the most special class is stored
 _CHUNK = 128  # features per HDF5 chunk
 _ENTRIES = 4096  # entries of the token table per HDF5 chunk
@@ -258,21 +258,35 @@ class IndexWriter:
     def _token_features(
         self, slot: int, pairs: PairTable, moments: Moments, per_token: int
     ) -> tuple[np.ndarray, ...]:
-        """Entries of the token table: for every token the features that are most about it."""
-        token, feature = pairs.token, pairs.feature
-        share = pairs.count / np.maximum(1, self.token_counts[token])
+        """Entries of the token table: for every token the features that are first by some rank."""
+        share = pairs.count / np.maximum(1, self.token_counts[pairs.token])
         listed = np.flatnonzero((share >= MIN_SHARE) & (pairs.count >= MIN_COUNT))
-        purity = pairs.total[listed] / moments.total[feature[listed]]
-        chosen, rank = best_of_each(token[listed], purity, per_token)
-        at = listed[chosen[(purity[chosen] >= MIN_PURITY) | (rank < ALWAYS)]]
-        maximum = moments.largest[feature[at]]
+        entries = pairs.entries[listed]
+        token, feature = pairs.token[listed], pairs.feature[listed]
+        count, mean = entries["count"], entries["total"] / entries["count"]
+        maximum, times = moments.largest[feature], moments.count[feature]
+        purity = entries["total"] / moments.total[feature]
+        lift = share[listed] / times
+        scores = {
+            "match": purity * share[listed] * entries["largest"] / maximum,
+            "purity": purity, "lift": lift, "mean": mean, "max": entries["largest"],
+            "density": -times.astype(np.float64),
+        }  # fmt: skip
+        chosen, rank = best_of_each(token, purity, per_token)
+        keep = [chosen[(purity[chosen] >= MIN_PURITY) | (rank < PER_RANK)]]
+        for name, score in scores.items():
+            # equal ones as a search orders them
+            ties = (lift,) if name == "density" else (mean, count)
+            keep.append(best_of_each(token, score, PER_RANK, ties)[0])
+        at = np.unique(np.concatenate(keep))
+        at = at[np.lexsort((-purity[at], token[at]))]
         return (
             token[at],
             np.full(len(at), slot, np.uint8),
             feature[at].astype(self._feature_type),
-            pairs.count[at].astype(np.uint32),
-            shares(pairs.total[at] / pairs.count[at], maximum),
-            shares(pairs.largest[at], maximum),
+            count[at].astype(np.uint32),
+            shares(mean[at], maximum[at]),
+            shares(entries["largest"][at], maximum[at]),
         )
 
     def write_contexts(self, contexts: np.ndarray) -> None:

@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from saekit.features import pairs as module
-from saekit.features.pairs import PairTable, Pairs
+from saekit.features.pairs import Pairs, PairTable
 
 
 @pytest.fixture(params=["C++", "NumPy"])
@@ -52,29 +52,29 @@ def test_both_implementations_hold_and_forget_the_same(monkeypatch, shares):
         hashed.add(*new)
         plain.add(*new)
         one, other = hashed.table(), plain.table()
-        assert len(one.entries) == hashed.used == plain.used <= 1.5 * 200
+        assert len(one.entries) == hashed.used == plain.used <= 2 * 200
         for name in ("key", "count", "largest"):
             assert_array_equal(one.entries[name], other.entries[name])
         assert_allclose(one.total, other.total, rtol=1e-12)
-    assert one.entries["count"].sum() < 30 * 100 - 500  # something was forgotten
+    assert one.entries["count"].sum() < 30 * 100 - 400  # something was forgotten
 
 
 def test_pairs_forget_the_rarest_first(implementation):
-    pairs = Pairs(2, per_feature=1)  # room for three pairs
-    for times, token in ((3, 0), (1, 1), (2, 2), (1, 3)):
+    pairs = Pairs(2, per_feature=1)  # room for four pairs; two are kept
+    for times, token in ((3, 0), (1, 1), (2, 2), (1, 3), (1, 4)):
         strength = np.full(times, 1.0 + token, np.float32)
         pairs.add(np.full(times, token), np.zeros(times, np.int64), strength)
-    assert_array_equal(pairs.table().token, [0, 2, 3])
+    assert_array_equal(pairs.table().token, [0, 2, 4])
     assert_array_equal(pairs.table().count, [3, 2, 1])
 
 
 def test_pairs_of_rare_features_outlast_those_of_frequent_ones(implementation):
     # mutation tried: by count, the only token of feature 1 is forgotten
     pairs = Pairs(2, per_feature=1, shares=True)
-    for times, token, feature in ((8, 0, 0), (2, 1, 0), (1, 2, 1), (1, 3, 0)):
+    for times, token, feature in ((8, 0, 0), (2, 1, 0), (1, 2, 1), (1, 3, 0), (1, 4, 0)):
         pairs.add(*(np.full(times, x) for x in (token, feature, np.float32(1))))
     table = pairs.table()
-    assert list(zip(table.token, table.feature)) == [(0, 0), (2, 1), (3, 0)]
+    assert list(zip(table.token, table.feature, strict=True)) == [(0, 0), (2, 1), (4, 0)]
 
 
 def test_a_table_goes_on_where_another_stopped(implementation):
@@ -96,9 +96,8 @@ def test_tokens_become_words():
     words = pairs.table()
     words = words.under(np.array([1, 0, 1])[words.token])
     assert isinstance(words, PairTable)
-    assert list(zip(words.token, words.feature, words.count, words.total, words.largest)) == [
-        (0, 5, 1, 2, 2), (1, 5, 2, 5, 4), (1, 6, 1, 8, 8)
-    ]  # fmt: skip
+    columns = (words.token, words.feature, words.count, words.total, words.largest)
+    assert [*zip(*columns, strict=True)] == [(0, 5, 1, 2, 2), (1, 5, 2, 5, 4), (1, 6, 1, 8, 8)]
 
 
 def test_counting_sorts_stably():

@@ -116,10 +116,17 @@ def test_missing_and_broken_files(copied):
             FeatureIndex.open(copied)
 
 
+def test_an_index_of_the_older_version_opens(copied):
+    with h5py.File(copied, "r+") as file:
+        file.attrs["schema_version"] = 2
+    with FeatureIndex.open(copied) as index:
+        assert index.by_token("large", rank="max")
+
+
 def test_files_of_other_kinds(copied):
     with h5py.File(copied, "r+") as file:
         file.attrs["schema_version"] = 99
-    with pytest.raises(FormatError, match="schema_version 99; .* version 2"):
+    with pytest.raises(FormatError, match="schema_version 99; .* versions 2 to 3"):
         FeatureIndex.open(copied)
     with h5py.File(copied, "r+") as file:
         file.attrs["format"] = "weather"
