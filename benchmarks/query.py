@@ -22,8 +22,9 @@ import numpy as np
 from saekit.features.examples import KeptExamples
 from saekit.features.lexicons import Words
 from saekit.features.name_file import NAMES, LayerNames, write_names
+from saekit.features.pairs import Pairs, PairTable
 from saekit.features.reader import FeatureIndex
-from saekit.features.statistics import Moments, Pairs
+from saekit.features.statistics import Moments
 from saekit.features.writing import IndexWriter
 
 PER_FEATURE = 24  # tokens on which a made-up feature is active
@@ -52,7 +53,7 @@ def made_up(
             value = rng.random((d_sae, 15), np.float32)
             relatives = {"same": (token[:, :2] % d_sae, value[:, :2])}
             beside = {"before": pairs, "after": pairs}
-            writer.write_layer(slot, moments, pairs, kept, token, value, 20, beside, relatives)
+            writer.write_layer(slot, moments, pairs, kept, token, value, 10, beside, relatives)
         path.write_bytes(writer.finish())
     with FeatureIndex.open(path) as index:
         layers = []
@@ -65,15 +66,14 @@ def made_up(
     return path
 
 
-def _statistics(rng: np.random.Generator, d_sae: int, d_vocab: int) -> tuple[Moments, Pairs]:
-    moments, pairs = Moments(d_sae), Pairs(d_sae)
+def _statistics(rng: np.random.Generator, d_sae: int, d_vocab: int) -> tuple[Moments, PairTable]:
+    moments, pairs = Moments(d_sae), Pairs(d_sae, 4 * PER_FEATURE)
     feature = np.repeat(np.arange(d_sae), 4 * PER_FEATURE)
     token = (d_vocab * rng.random(len(feature)) ** 3).astype(np.int64)
     value = rng.random(len(feature), np.float32) + 0.1
     moments.add(feature, value)
     pairs.add(token, feature, value)
-    pairs.settle()
-    return moments, pairs
+    return moments, pairs.finish()
 
 
 def _examples(rng: np.random.Generator, d_sae: int, places: int) -> KeptExamples:

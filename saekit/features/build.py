@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt
+from jaxtyping import Bool, Float, Int, UInt
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -40,20 +40,37 @@ CHECKPOINT_TOKENS = 250_000
 _ENTRIES = 2**21  # preactivations computed at once: memory that the allocator uses again
 
 
+@torch.no_grad()
 def _encode(
-    dictionary: Dictionary, stream: Float[Tensor, "token d_model"]
-) -> tuple[Float[np.ndarray, "token k"], Int[np.ndarray, "token k"]]:
-    """`encode_sparse` in blocks of bounded size, as numpy."""
+    dictionary: Dictionary,
+    stream: Float[Tensor, "row pos d_model"],
+    is_bos: Bool[np.ndarray, "row pos"],
+) -> tuple[Float[np.ndarray, "row pos k"], Int[np.ndarray, "row pos k"]]:
+    """`encode_sparse` in blocks of bounded size, as numpy, with zeros at BOS."""
     parts = [
         dictionary.encode_sparse(block)
-        for block in stream.split(max(1, _ENTRIES // dictionary.d_sae))
+        for block in stream.flatten(0, 1).split(max(1, _ENTRIES // dictionary.d_sae))
     ]
     width = max(values.shape[-1] for values, _ in parts)  # without a fixed k blocks may differ
     values, features = (
         torch.cat([F.pad(part[i], (0, width - part[i].shape[-1])) for part in parts]).cpu().numpy()
         for i in range(2)
     )
-    return values.astype(np.float32), features.astype(np.int32)
+    shape = (*is_bos.shape, width)
+    values = values.astype(np.float32).reshape(shape)
+    values[is_bos] = 0
+    return values, features.astype(np.int32).reshape(shape)
+
+
+@contextmanager
+def _layer_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that take a layer each; within one nothing is split, so that none waits."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # what threads of others begin with
 
 
 def _chunks(rows: Iterator[np.ndarray], context: int) -> Iterator[np.ndarray]:
@@ -164,7 +181,7 @@ def build_index(
                 token, value = output_tokens(model, parts[slot].W_dec, PROMOTED, SUPPRESSED)
                 kept = {"examples": layer.examples, "samples": layer.samples}
                 pairs, before, after = (
-                    table.table() for table in (layer.pairs, layer.before, layer.after)
+                    table.finish() for table in (layer.pairs, layer.before, layer.after)
                 )
                 writer.write_layer(
                     slot, layer.moments, pairs, kept, token.numpy(), value.numpy(), per_token,
@@ -239,7 +256,7 @@ def _read_text(
         total=tokens, initial=min(tokens, int(counts.sum())), unit=" tokens", unit_scale=True,
         desc="indexing",
     )  # fmt: skip
-    with bar, ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with bar, _layer_threads() as pool:
         for ids in _chunks(rows, context):
             missing = tokens - int(counts.sum())
             positions = np.cumsum((ids != model.bos).sum(-1))
@@ -249,22 +266,18 @@ def _read_text(
             streams = residuals(model, torch.from_numpy(ids).long(), layers)
             suffix = suffix_hashes(ids, model.bos)
             word = np.where(is_bos, -1, words.of_token[ids])
-            encoded, chunks, drawn = [], [], []
-            for dictionary, stream in zip(dictionaries, streams, strict=True):
-                values, features = (
-                    array.reshape(*ids.shape, -1)
-                    for array in _encode(dictionary, stream.flatten(0, 1))
-                )
-                values[is_bos] = 0
+            encoded = list(pool.map(_encode, dictionaries, streams, repeat(is_bos)))
+            del streams  # as large as a table: room for what the tables do
+            chunks, drawn = [], []
+            for layer, (values, features) in zip(layers, encoded, strict=True):
                 if not np.isfinite(values.sum()):
                     raise TrainingError(
-                        f"The features of layer {dictionary.layer} are not finite in contexts "
+                        f"The features of layer {layer} are not finite in contexts "
                         f"{first_row} to {first_row + len(ids) - 1}."
                     )
-                encoded.append((values, features))
                 chunks.append(chunk := Chunk(ids, first_row, suffix, values, features))
                 drawn.append(progress.rng.random(len(chunk.active[0]), dtype=np.float32))
-            # numpy releases the interpreter; each layer has its own tables and numbers drawn before
+            # each layer has its own tables and numbers drawn before
             for _ in pool.map(LayerStatistics.add, progress.layers, chunks, repeat(word), drawn):
                 pass
             progress.kept_rows.offer(first_row, ~is_bos, encoded)

@@ -164,6 +164,12 @@ class Pairs:
         entries = self._present()
         return PairTable(self.d_sae, entries[np.argsort(entries["key"], kind="stable")])
 
+    def finish(self) -> PairTable:
+        """What was counted; the memory of the counting is given up, so nothing can be added."""
+        table = self.table()
+        self._entries = np.empty(0, ENTRY)
+        return table
+
     def restore(self, entries: np.ndarray) -> None:
         """Go on from the entries of a `table`."""
         self._fill(entries)

@@ -43,6 +43,7 @@ def test_both_implementations_hold_and_forget_the_same(monkeypatch, shares):
     # mutation tried: forgetting of equal counts those with the largest activation
     rng = np.random.default_rng(2)
     hashed = Pairs(50, 4, shares)
+    size = hashed._entries.nbytes
     if hashed._functions is None:
         pytest.skip("no C++ compiler")
     monkeypatch.setattr(module, "library", lambda source: None)
@@ -56,6 +57,7 @@ def test_both_implementations_hold_and_forget_the_same(monkeypatch, shares):
         for name in ("key", "count", "largest"):
             assert_array_equal(one.entries[name], other.entries[name])
         assert_allclose(one.total, other.total, rtol=1e-12)
+    assert hashed._entries.nbytes == size  # however much was counted
     assert one.entries["count"].sum() < 30 * 100 - 400  # something was forgotten
 
 
@@ -87,6 +89,7 @@ def test_a_table_goes_on_where_another_stopped(implementation):
     for batch in batches:
         whole.add(*batch)
     assert_array_equal(second.table().entries, whole.table().entries)
+    assert_array_equal(second.finish().entries, whole.table().entries)
 
 
 def test_tokens_become_words():
