@@ -106,7 +106,7 @@ def short_lists(plain_model, dictionaries, documents, tmp_path_factory):
 def test_the_first_features_of_every_rank_are_listed(short_lists, dense, rank):
     """Against a table of all features on all tokens.
 
-    Mutations tried: each of the ranks left out; fewer than five; ties in the order of features.
+    Mutation tried: four of each rank instead of five.
     """
     tokens = dense[0]
     for layer, activations in dense[1].items():

@@ -40,7 +40,6 @@ def test_pairs_equal_a_plain_count(implementation):
 
 @pytest.mark.parametrize("shares", [False, True])
 def test_both_implementations_hold_and_forget_the_same(monkeypatch, shares):
-    # mutation tried: forgetting of equal counts those with the largest activation
     rng = np.random.default_rng(2)
     hashed = Pairs(50, 4, shares)
     size = hashed._entries.nbytes
@@ -62,12 +61,13 @@ def test_both_implementations_hold_and_forget_the_same(monkeypatch, shares):
 
 
 def test_pairs_forget_the_rarest_first(implementation):
-    pairs = Pairs(2, per_feature=1)  # room for four pairs; two are kept
-    for times, token in ((3, 0), (1, 1), (2, 2), (1, 3), (1, 4)):
+    # mutation tried: of equal counts the weakest are kept
+    pairs = Pairs(3, per_feature=1)  # room for six pairs; three are kept
+    for times, token in ((3, 0), (1, 1), (2, 2), (1, 3), (1, 5), (1, 4), (1, 6)):
         strength = np.full(times, 1.0 + token, np.float32)
         pairs.add(np.full(times, token), np.zeros(times, np.int64), strength)
-    assert_array_equal(pairs.table().token, [0, 2, 4])
-    assert_array_equal(pairs.table().count, [3, 2, 1])
+    assert_array_equal(pairs.table().token, [0, 2, 5, 6])
+    assert_array_equal(pairs.table().count, [3, 2, 1, 1])
 
 
 def test_pairs_of_rare_features_outlast_those_of_frequent_ones(implementation):
