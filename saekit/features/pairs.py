@@ -107,6 +107,7 @@ class Pairs:
             (self._hash if self._functions else self._sort)(*own)
 
     def _hash(self, token: np.ndarray, feature: np.ndarray, value: np.ndarray) -> None:
+        assert self._functions is not None
         count_pairs = self._functions.count_pairs
         count_pairs.restype = _long
         self.used += count_pairs(
