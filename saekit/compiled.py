@@ -2,7 +2,7 @@
 
 A library is built with the system's C++ compiler and kept in the user's cache folder, under the
 hash of its source, of the compiler and of the processor.  Without a compiler everything works all
-the same, slower, through PyTorch; a warning says so once.
+the same, slower, through PyTorch and NumPy; a warning says so once.
 """
 
 import ctypes
@@ -44,7 +44,7 @@ def _processor() -> str:
 def _compiler() -> str | None:
     found = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
     if found is None:
-        logger.warning("no C++ compiler (g++) found: training uses PyTorch alone, about 3x slower")
+        logger.warning("no C++ compiler (g++): PyTorch and NumPy do its work, about 3x slower")
     return found
 
 
@@ -69,7 +69,7 @@ def library(source: Path) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or error
-        logger.warning("the C++ kernel cannot be built, training uses PyTorch alone: %s", reason)
+        logger.warning("the C++ kernel cannot be built, PyTorch or NumPy does its work: %s", reason)
         return None
 
 

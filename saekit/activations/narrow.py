@@ -124,7 +124,7 @@ def place_rows(
             _long(len(rows)), _long(source.shape[1]), _bits(out),
         )  # fmt: skip
         return torch.tensor(0.0 if finite else torch.nan)
-    chosen = source if len(rows) == len(source) else source.index_select(0, rows)
+    chosen = source.index_select(0, rows)
     out.index_copy_(0, places, chosen.to(out.dtype))
     return chosen.sum(dtype=torch.float32)  # not finite if one of its terms is not
 

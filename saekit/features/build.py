@@ -32,6 +32,7 @@ from saekit.features.writing import IndexWriter, smallest_type
 from saekit.files import ensure_writable, write_bytes
 from saekit.model.loading import LanguageModel
 from saekit.sae.dictionary import Dictionary
+from saekit.sae.narrow import MIN_TOKENS
 from saekit.sae.storage import DictionarySet
 
 PROMOTED, SUPPRESSED = 10, 5  # tokens per feature
@@ -49,7 +50,7 @@ def _encode(
     """`encode_sparse` in blocks of bounded size, as numpy, with zeros at BOS."""
     parts = [
         dictionary.encode_sparse(block)
-        for block in stream.flatten(0, 1).split(max(1, _ENTRIES // dictionary.d_sae))
+        for block in stream.flatten(0, 1).split(max(MIN_TOKENS, _ENTRIES // dictionary.d_sae))
     ]
     width = max(values.shape[-1] for values, _ in parts)  # without a fixed k blocks may differ
     values, features = (
@@ -63,11 +64,14 @@ def _encode(
 
 
 @contextmanager
-def _layer_threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads that take a layer each; within one nothing is split, so that none waits."""
+def _layer_threads(layers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that take a layer each; with many layers nothing is split in one, and none waits."""
     threads = torch.get_num_threads()
+    within = (max(1, threads // layers),)
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(
+            threads, initializer=torch.set_num_threads, initargs=within
+        ) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)  # what threads of others begin with
@@ -256,7 +260,7 @@ def _read_text(
         total=tokens, initial=min(tokens, int(counts.sum())), unit=" tokens", unit_scale=True,
         desc="indexing",
     )  # fmt: skip
-    with bar, _layer_threads() as pool:
+    with bar, _layer_threads(len(layers)) as pool:
         for ids in _chunks(rows, context):
             missing = tokens - int(counts.sum())
             positions = np.cumsum((ids != model.bos).sum(-1))

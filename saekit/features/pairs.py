@@ -140,7 +140,8 @@ class Pairs:
         if surplus <= 0:
             return
         largest = entries["largest"].astype(np.float64)
-        score = entries["count"] + largest / (2 * largest.max())  # of equal counts the strongest
+        largest /= 2 * max(largest.max(), 1e-300)  # decides among equal counts
+        score = entries["count"] + largest
         if self.shares:
             feature = entries["key"] % self.d_sae
             score /= np.bincount(feature, entries["count"], self.d_sae)[feature]
@@ -168,11 +169,17 @@ class Pairs:
     def finish(self) -> PairTable:
         """What was counted; the memory of the counting is given up, so nothing can be added."""
         table = self.table()
-        self._entries = np.empty(0, ENTRY)
+        del self._entries
         return table
 
     def restore(self, entries: np.ndarray) -> None:
-        """Go on from the entries of a `table`."""
+        """Go on from the entries of a `table`.
+
+        Raises:
+            ValueError: they are not entries, or more than there is room for.
+        """
+        if entries.dtype != ENTRY or len(entries) > _ROOM * self.limit:
+            raise ValueError(f"{len(entries)} pairs of type {entries.dtype} do not fit")
         self._fill(entries)
 
 

@@ -96,8 +96,8 @@ class TrainConfig(LayerConfig):
     b_dec_init: str = "mean"
     """The decoder bias starts at the "mean" or the "geometric_median" of the first activations."""
     bf16: bool = True
-    """Multiply in bfloat16 (on CPUs features are chosen by 8-bit products); weights and sums stay
-    float32."""
+    """Multiply in bfloat16 (on CPUs with AVX512-VNNI features are chosen by 8-bit products);
+    weights and sums stay float32."""
     checkpoint_tokens: int = 1_000_000
     """Tokens between checkpoints."""
     seed: int = 0

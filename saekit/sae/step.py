@@ -26,7 +26,8 @@ class StepResult:
         squared_error: sum of |x - x'|^2 (a scalar tensor).
         extra: the auxiliary loss or penalty, as `architectures.Loss.extra`.
         fired: in how many tokens each feature was active.
-        smallest: the smallest activation above 0, where a threshold is stored; else infinite.
+        smallest: the smallest preactivation that was chosen, where a threshold is stored; else
+            infinite.
     """
 
     squared_error: Tensor
@@ -121,9 +122,10 @@ def sparse_step(
     gradients["b_dec"] = result.upstream[0].sum(0, dtype=torch.float32) - through_input
     smallest = torch.full((), torch.inf, device=x.device)
     if kind.stored_as != kind.name:  # a threshold is stored, their mean
-        # without asking the device how many are positive
-        values = F.pad(result.values, (0, 1), value=torch.inf)
-        smallest = torch.where(values > 0, values, torch.inf).amin()
+        # of what they were chosen by: the exact values include the worst choice of the batch,
+        # and a threshold that low would let a tenth more features be active
+        chosen = batch.pre[pairs.owners(), pairs.features.long()].float()
+        smallest = F.pad(chosen, (0, 1), value=torch.inf).amin()
     return gradients, StepResult(squared, extra, fired, smallest)
 
 

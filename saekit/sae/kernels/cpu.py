@@ -46,7 +46,7 @@ _FIRST_POSITIVE = 1  # the bits of the smallest number above zero
 
 
 class Cpu(Reference):
-    """`Reference` with C++ for what matters; float32 weights, bfloat16 preactivations."""
+    """`Reference` with C++ for what matters; weights and preactivations may be bfloat16."""
 
     def __init__(self, functions: ctypes.CDLL, selection: ctypes.CDLL):
         """

@@ -4,6 +4,8 @@
 // matrices are packed in groups of four columns: tokens in tiles of TILE rows, for each group the
 // four bytes of every row; features (made unsigned by adding 128) alike in panels of PANEL rows.
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -141,14 +143,19 @@ static void multiply(const uint32_t* x, const uint32_t* w, int64_t groups, const
 void products(const uint32_t* x, const float* scales, const int32_t* shifts, const uint32_t* W,
               const float* feature_scales, const float* biases, int64_t tokens, int64_t d,
               int64_t features, uint16_t* out) {
-    const int64_t groups = d / 4;
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t first = 0; first < tokens; first += BLOCK)
-        for (int64_t f = 0; f < features; f += 2 * PANEL)
-            for (int64_t t = first; t < std::min(tokens, first + BLOCK); t += TILE)
-                multiply(x + t * groups, W + f * groups, groups, scales + t, shifts + t,
-                         std::min(TILE, tokens - t), feature_scales + f, biases + f,
-                         out + t * features + f, features);
+    const int64_t groups = d / 4, panels = features / (2 * PANEL);
+    const int64_t blocks = (tokens + BLOCK - 1) / BLOCK;
+    const int64_t ranges = std::min(panels, 1 + 2 * omp_get_max_threads() / blocks);
+#pragma omp parallel for collapse(2) schedule(dynamic, 1)
+    for (int64_t block = 0; block < blocks; block++)
+        for (int64_t range = 0; range < ranges; range++) {
+            const int64_t first = block * BLOCK, last = panels * (range + 1) / ranges * 2 * PANEL;
+            for (int64_t f = panels * range / ranges * 2 * PANEL; f < last; f += 2 * PANEL)
+                for (int64_t t = first; t < std::min(tokens, first + BLOCK); t += TILE)
+                    multiply(x + t * groups, W + f * groups, groups, scales + t, shifts + t,
+                             std::min(TILE, tokens - t), feature_scales + f, biases + f,
+                             out + t * features + f, features);
+        }
 }
 
 #endif

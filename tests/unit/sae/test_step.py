@@ -93,8 +93,21 @@ def test_narrow_selection_gives_exact_values_of_what_it_selects(operands):
     _, full = sparse_step(x, p, kind, torch.arange(0), kernels, Scratch(CPU))
     assert 0 <= found.fired.sum() - full.fired.sum() <= 3  # equal ones at the bound are all taken
     assert (found.fired - full.fired).abs().sum() < 0.05 * full.fired.sum()
-    # the smallest value is one of the exact ones, not a rounded one
-    assert (exact - found.smallest).abs().min() < 1e-5
+    assert (exact - found.smallest).abs().min() < 2**-7 * found.smallest
+
+
+@pytest.mark.parametrize("operands", [Wide, Bfloat16, Narrow])
+def test_the_threshold_of_a_batch_lets_k_features_be_active(operands):
+    """Mutation tried: the smallest exact value of what was chosen (Narrow's L0 is above 17)."""
+    kind = kind_of("batchtopk", d_sae=1024, k=16)
+    generator = torch.Generator().manual_seed(0)
+    p = {name: torch.randn(1024, 64, generator=generator) / 8 for name in ("W_enc", "W_dec")}
+    p |= {"b_enc": torch.zeros(1024), "b_dec": torch.zeros(64)}
+    x = torch.randn(1000, 64, generator=generator)
+    own = Wide() if operands is Wide else operands(p)
+    _, found = sparse_step(x, p, kind, torch.arange(0), kernels_for(CPU), Scratch(CPU), own)
+    l0 = float((x @ p["W_enc"].T > found.smallest).sum(1).float().mean())
+    assert l0 == pytest.approx(16, rel=0.01)
 
 
 class ChosenInFloat32(Narrow):

@@ -102,7 +102,7 @@ def test_centred_rows(kernels, dtype):
 @pytest.mark.parametrize("n", [16, 40, 300, 512, 1000, 1024, 4096, 8192])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_selection_equals_topk(kernels, n, dtype):
-    """Mutation tried in cpu.cpp: the bound from k + 1 instead of k groups."""
+    """Mutation tried in cpu_selection.cpp: the bound from k + 1 instead of k groups."""
     k = min(32, n)
     pre = normal(30, n, seed=n).to(dtype)
     pre[0] = -pre[0].abs()  # nothing positive: any k distinct places will do
