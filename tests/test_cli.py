@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 
 from saekit.cli import main
+from saekit.features.reader import FeatureIndex
 from saekit.routes.circuit import schema
 
 PROMPT = 'The opposite of "large" is "'
@@ -71,15 +72,17 @@ def test_names_are_made_with_the_index_and_shown(line, capsys):
     assert names["tokens"] >= 6000
     assert main(["names", str(line), "--tokens", "6000"]) == 0
     assert "detection (null)" in capsys.readouterr().out
-    with_name = next(
-        f for f in range(96)
-        if json_of(capsys, ["query", str(line), "--feature", f"0/{f}"])["naming"]["kind"]
-    )  # fmt: skip
-    record = json_of(capsys, ["query", str(line), "--feature", f"0/{with_name}"])
-    text = record["naming"]["text"]
+    with FeatureIndex.open(line) as index:
+        assert index.names is not None
+        layer, feature = next(
+            (layer, feature) for layer in index.layers for feature in range(96)
+            if index.names.get(layer, feature).kind
+        )  # fmt: skip
+    with_name = f"{layer}/{feature}"
+    text = json_of(capsys, ["query", str(line), "--feature", with_name])["naming"]["text"]
     found = json_of(capsys, ["query", str(line), "--concept", text])["features"]
-    assert f"0/{with_name}" in {row["name"] for row in found}
-    for what in (["--concept", text], ["--feature", f"0/{with_name}"], ["--token", " the"]):
+    assert with_name in {row["name"] for row in found}
+    for what in (["--concept", text], ["--feature", with_name], ["--token", " the"]):
         assert main(["query", str(line), *what, "--csv"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].startswith("name,") and len(lines) > 1
