@@ -105,30 +105,6 @@ def attend(
     return out
 
 
-def place_rows(
-    source: Float[Tensor, "row d"],
-    rows: Int[Tensor, " n"],
-    places: Int[Tensor, " n"],
-    out: Float[Tensor, "place d"],
-) -> Float[Tensor, ""]:
-    """Copies rows of `source` to places in `out`, converted to its type.
-
-    Returns:
-        A number that is finite if all that was copied is.
-    """
-    functions = library(SOURCE) if source.device.type == "cpu" else None
-    narrow = source.dtype == out.dtype == torch.bfloat16
-    if functions and narrow and source.is_contiguous() and out.is_contiguous():
-        finite = functions.place_rows(
-            _bits(source), address(rows, torch.int64), address(places, torch.int64),
-            _long(len(rows)), _long(source.shape[1]), _bits(out),
-        )  # fmt: skip
-        return torch.tensor(0.0 if finite else torch.nan)
-    chosen = source.index_select(0, rows)
-    out.index_copy_(0, places, chosen.to(out.dtype))
-    return chosen.sum(dtype=torch.float32)  # not finite if one of its terms is not
-
-
 def can_run(model: LanguageModel) -> bool:
     """Whether this machine and this torch have what it takes, and the model GPT-2's GELU and
     dense attention."""

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.activations.narrow import place_rows
+from saekit.activations.placing import place_rows
 from saekit.activations.sources import ActivationSource
 from saekit.errors import TrainingError
 

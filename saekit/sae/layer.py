@@ -11,7 +11,7 @@ from saekit.sae.architectures import ARCHITECTURES, TopK
 from saekit.sae.config import TrainConfig
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.kernels import Reference, kernels_for
-from saekit.sae.operands import Bfloat16, Narrow, Wide
+from saekit.sae.operands import Float32, NarrowChoice, NarrowFactors
 from saekit.sae.scratch import Scratch
 from saekit.sae.step import DeadFeatures, StepResult, dense_step, sparse_step
 
@@ -78,9 +78,9 @@ class LayerTraining:
         self.adam_steps = torch.zeros((), dtype=torch.long)
         self._dead = DeadFeatures(config.dead_tokens)
         narrow = config.bf16 and self.kind.sparse
-        self.operands = Wide()
+        self.operands = Float32()
         if narrow:
-            kind = Narrow if device.type == "cpu" else Bfloat16
+            kind = NarrowFactors if device.type == "cpu" else NarrowChoice
             self.operands = kind(self.parameters)
 
     def fit_input(self, x: Float[Tensor, "token d_in"]) -> None:

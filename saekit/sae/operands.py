@@ -33,7 +33,7 @@ class Operands:
     pre: Float[Tensor, "token d_sae"]
 
 
-class Wide:
+class Float32:
     """All in float32.
 
     Attributes:
@@ -67,7 +67,7 @@ class Wide:
         return Operands(centred, centred, p["W_enc"], p["W_dec"], pre)
 
 
-class Bfloat16(Wide):
+class NarrowChoice(Float32):
     """Chosen by bfloat16 products; what is chosen is computed in float32 (on GPUs)."""
 
     def __init__(self, p: Parameters) -> None:
@@ -76,7 +76,7 @@ class Bfloat16(Wide):
     def __call__(
         self, x: Tensor, scale: Tensor, p: Parameters, kernels: Reference, scratch: Scratch
     ) -> Operands:
-        """See `Wide`."""
+        """See `Float32`."""
         centred = scratch("centred", *x.shape)
         narrow = scratch("narrow", *x.shape, dtype=torch.bfloat16)
         kernels.centre_rows(x, scale, p["b_dec"], centred, narrow)
@@ -90,7 +90,7 @@ class Bfloat16(Wide):
         return torch.addmm(p["b_enc"].bfloat16(), narrow, self.copies["W_enc"].T, out=pre)
 
 
-class Narrow(Bfloat16):
+class NarrowFactors(NarrowChoice):
     """All factors are bfloat16, sums float32 (on CPUs); chosen by 8-bit products where they are
     fast (see `saekit.sae.kernels.eight_bit`)."""
 
@@ -101,7 +101,7 @@ class Narrow(Bfloat16):
     def __call__(
         self, x: Tensor, scale: Tensor, p: Parameters, kernels: Reference, scratch: Scratch
     ) -> Operands:
-        """See `Wide`."""
+        """See `Float32`."""
         found = super().__call__(x, scale, p, kernels, scratch)
         inputs = scratch("narrow", *x.shape, dtype=torch.bfloat16)
         W_enc, W_dec = self.copies["W_enc"], self.copies["W_dec"]

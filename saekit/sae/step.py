@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saekit.sae.architectures import Architecture, Parameters, TopK
 from saekit.sae.kernels import Reference, SparsePass
-from saekit.sae.operands import Wide
+from saekit.sae.operands import Float32
 from saekit.sae.scratch import Scratch
 
 
@@ -88,7 +88,7 @@ def sparse_step(
     dead: Int[Tensor, " dead"],
     kernels: Reference,
     scratch: Scratch,
-    operands: Wide | None = None,
+    operands: Float32 | None = None,
     scale: Float[Tensor, ""] | None = None,
 ) -> tuple[Parameters, StepResult]:
     """Gradients and figures of one batch.
@@ -104,7 +104,7 @@ def sparse_step(
         scale: what `x` is multiplied by first; None for 1.
     """
     scale = x.new_ones((), dtype=torch.float32) if scale is None else scale
-    batch = (operands or Wide())(x, scale, p, kernels, scratch)
+    batch = (operands or Float32())(x, scale, p, kernels, scratch)
     pairs, ends = kind.choose(kernels, batch.pre), kind.ends()
     scales = [-2 / (x.numel() * len(ends))] * len(ends)
     result = kernels.forward_backward(

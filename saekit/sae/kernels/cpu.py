@@ -9,38 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.compiled import address
+from saekit.sae.kernels.pointers import bf16, either, f32, i32, i64, is_bf16, long
 from saekit.sae.kernels.reference import Pairs, Reference, SparsePass
 
 SOURCES = [Path(__file__).with_name(name) for name in ("cpu.cpp", "cpu_selection.cpp")]
 
 
-def _f32(tensor: Tensor | None) -> ctypes.c_void_p:
-    return address(tensor, torch.float32)
-
-
-def _i32(tensor: Tensor | None) -> ctypes.c_void_p:
-    return address(tensor, torch.int32)
-
-
-def _i64(tensor: Tensor | None) -> ctypes.c_void_p:
-    return address(tensor, torch.int64)
-
-
-def _any(tensor: Tensor) -> ctypes.c_void_p:
-    """Of float32 or bfloat16; see `_narrow`."""
-    assert tensor.dtype in (torch.float32, torch.bfloat16), tensor.dtype
-    return address(tensor, tensor.dtype)
-
-
-def _narrow(tensor: Tensor) -> ctypes.c_int64:
-    return _long(tensor.dtype == torch.bfloat16)
-
-
-def _bits(tensor: Tensor | None) -> ctypes.c_void_p:
-    return address(tensor, torch.bfloat16)
-
-
-_long = ctypes.c_int64
 _float = ctypes.c_float
 _FIRST_POSITIVE = 1  # the bits of the smallest number above zero
 
@@ -66,8 +40,8 @@ class Cpu(Reference):
         """See `Reference.centre_rows`."""
         short, wide = (x, None) if x.dtype == torch.bfloat16 else (None, x)
         self._c.centre_rows(
-            _bits(short), _f32(wide), _float(float(scale)), _f32(centre),
-            _long(len(x)), _long(x.shape[1]), _f32(out), _bits(narrow),
+            bf16(short), f32(wide), _float(float(scale)), f32(centre),
+            long(len(x)), long(x.shape[1]), f32(out), bf16(narrow),
         )  # fmt: skip
 
     def largest(self, pre: Float[Tensor, "token d_sae"], k: int) -> Pairs:
@@ -76,7 +50,7 @@ class Cpu(Reference):
             return super().largest(pre, k)
         tokens, d_sae = pre.shape
         features = torch.empty(tokens * k, dtype=torch.int32)
-        self._selection.largest(_bits(pre), _long(tokens), _long(d_sae), _long(k), _i32(features))
+        self._selection.largest(bf16(pre), long(tokens), long(d_sae), long(k), i32(features))
         return Pairs(features, torch.arange(0, tokens * k + 1, k))
 
     def largest_of_batch(self, pre: Float[Tensor, "token d_sae"], count: int) -> Pairs:
@@ -85,18 +59,18 @@ class Cpu(Reference):
             return super().largest_of_batch(pre, count)
         tokens, d_sae = pre.shape
         counts = torch.zeros(1 << 15, dtype=torch.int64)
-        size, floor = _long(pre.numel()), ctypes.c_int16(_FIRST_POSITIVE)
-        self._selection.count_bits(_bits(pre), size, floor, _i64(counts))
+        size, floor = long(pre.numel()), ctypes.c_int16(_FIRST_POSITIVE)
+        self._selection.count_bits(bf16(pre), size, floor, i64(counts))
         at_least = counts.flip(0).cumsum(0).flip(0)  # numbers with these bits or more
         enough = (at_least >= count).nonzero()
         bound = int(enough[-1]) if len(enough) else _FIRST_POSITIVE
         floor = ctypes.c_int16(max(bound, _FIRST_POSITIVE))
         starts = torch.zeros(tokens + 1, dtype=torch.int64)
-        shape = _long(tokens), _long(d_sae)
-        self._selection.at_or_above(_bits(pre), *shape, floor, _i64(starts), _i32(None))
+        shape = long(tokens), long(d_sae)
+        self._selection.at_or_above(bf16(pre), *shape, floor, i64(starts), i32(None))
         starts = starts.cumsum(0)
         features = torch.empty(int(starts[-1]), dtype=torch.int32)
-        self._selection.at_or_above(_bits(pre), *shape, floor, _i64(starts), _i32(features))
+        self._selection.at_or_above(bf16(pre), *shape, floor, i64(starts), i32(features))
         return Pairs(features, starts)
 
     def products(
@@ -109,8 +83,8 @@ class Cpu(Reference):
         """See `Reference.products`."""
         values = torch.empty(len(pairs.features))
         self._c.products(
-            _f32(inputs), _f32(W_enc), _f32(b_enc), _i32(pairs.features), _i64(pairs.starts),
-            _long(len(inputs)), _long(inputs.shape[1]), _f32(values),
+            f32(inputs), f32(W_enc), f32(b_enc), i32(pairs.features), i64(pairs.starts),
+            long(len(inputs)), long(inputs.shape[1]), f32(values),
         )  # fmt: skip
         return values
 
@@ -135,10 +109,10 @@ class Cpu(Reference):
         squared = torch.empty(len(ends), tokens, dtype=torch.float64)
         bounds, factors = torch.tensor(ends), torch.tensor(scales)  # alive during the call
         self._c.forward_backward(
-            _f32(inputs), _f32(target), _any(W_enc), _f32(b_enc), address(W_dec, W_enc.dtype),
-            _i32(pairs.features), _i64(pairs.starts), _long(tokens), _long(d_in),
-            _i64(bounds), _f32(factors), _long(len(ends)), _long(rectify), _narrow(W_enc),
-            _f32(values), _f32(slopes), _f32(errors), _any(upstream),
+            f32(inputs), f32(target), either(W_enc), f32(b_enc), address(W_dec, W_enc.dtype),
+            i32(pairs.features), i64(pairs.starts), long(tokens), long(d_in),
+            i64(bounds), f32(factors), long(len(ends)), long(rectify), is_bf16(W_enc),
+            f32(values), f32(slopes), f32(errors), either(upstream),
             address(squared, torch.float64),
         )  # fmt: skip
         return SparsePass(values, slopes, errors, upstream, squared)
@@ -158,11 +132,11 @@ class Cpu(Reference):
         fired = torch.empty(len(b_enc), dtype=torch.int64)
         bounds = torch.tensor(ends)  # alive during the call
         self._c.weight_gradients(
-            address(inputs, result.upstream.dtype), _any(result.upstream),
-            _i32(pairs.features), _i64(pairs.starts),
-            _f32(result.values), _f32(result.slopes), _long(tokens), _long(d_in),
-            _long(len(b_enc)), _i64(bounds), _long(add), _narrow(inputs),
-            _f32(W_enc), _f32(b_enc), _f32(W_dec), _i64(fired),
+            address(inputs, result.upstream.dtype), either(result.upstream),
+            i32(pairs.features), i64(pairs.starts),
+            f32(result.values), f32(result.slopes), long(tokens), long(d_in),
+            long(len(b_enc)), i64(bounds), long(add), is_bf16(inputs),
+            f32(W_enc), f32(b_enc), f32(W_dec), i64(fired),
         )  # fmt: skip
         return fired
 
@@ -173,7 +147,7 @@ class Cpu(Reference):
         rows, d = matrix.shape
         out = torch.empty(d)
         self._c.combine_rows(
-            _any(matrix), _f32(weights), _long(rows), _long(d), _narrow(matrix), _f32(out)
+            either(matrix), f32(weights), long(rows), long(d), is_bf16(matrix), f32(out)
         )
         return out
 
@@ -193,7 +167,7 @@ class Cpu(Reference):
         """See `Reference.adam_rows`."""
         rows, d = weights.shape
         self._c.adam_rows(
-            _f32(weights), _f32(gradient), _f32(mean), _f32(square), _long(rows), _long(d),
+            f32(weights), f32(gradient), f32(mean), f32(square), long(rows), long(d),
             _float(betas[0]), _float(betas[1]), _float(lr / (1 - betas[0] ** step)),
-            _float((1 - betas[1] ** step) ** -0.5), _float(eps), _long(unit), _bits(shadow),
+            _float((1 - betas[1] ** step) ** -0.5), _float(eps), long(unit), bf16(shadow),
         )  # fmt: skip

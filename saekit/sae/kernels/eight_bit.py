@@ -10,7 +10,6 @@ deviation, the distance between neighbours among the k largest: the last of them
 with the next one.
 """
 
-import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,22 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saekit.compiled import address, library
+from saekit.compiled import library
+from saekit.sae.kernels.pointers import bf16, f32, i32, long
 
 SOURCE = Path(__file__).with_name("eight_bit.cpp")
 GROUP, PANELS = 4, 32  # multiples of which d_in and d_sae must be
 _SAMPLED = 256  # tokens that widths are taken from, at least
 _NARROWEST = 1e-4  # columns below this share of the widest one are treated as this wide
-
-_long = ctypes.c_int64
-
-
-def _f32(tensor: Tensor) -> ctypes.c_void_p:
-    return address(tensor, torch.float32)
-
-
-def _i32(tensor: Tensor) -> ctypes.c_void_p:
-    return address(tensor, torch.int32)
 
 
 def supported(d_in: int, d_sae: int) -> bool:
@@ -66,7 +56,7 @@ def products(
     functions = library(SOURCE)
     assert functions is not None
     (tokens, d_in), d_sae = x.shape, len(W_enc)
-    sizes = _long(tokens), _long(d_in)
+    sizes = long(tokens), long(d_in)
     padded = functions.padded_tokens(sizes[0])
     packed_x = memory("packed x", padded, d_in // GROUP, dtype=torch.int32)
     packed_W = memory("packed W_enc", d_sae, d_in // GROUP, dtype=torch.int32)
@@ -74,13 +64,11 @@ def products(
     feature_scales = memory("feature scales", d_sae)
     factors = column_factors(x)
     inverse = factors.reciprocal()
-    token_parts = _i32(packed_x), _f32(scales), _i32(shifts)
-    feature_parts = _i32(packed_W), _f32(feature_scales)
-    functions.pack_tokens(_f32(x), _f32(factors), *sizes, *token_parts)
-    functions.pack_features(
-        address(W_enc, torch.bfloat16), _f32(inverse), _long(d_sae), sizes[1], *feature_parts
-    )
+    token_parts = i32(packed_x), f32(scales), i32(shifts)
+    feature_parts = i32(packed_W), f32(feature_scales)
+    functions.pack_tokens(f32(x), f32(factors), *sizes, *token_parts)
+    functions.pack_features(bf16(W_enc), f32(inverse), long(d_sae), sizes[1], *feature_parts)
     functions.products(
-        *token_parts, *feature_parts, _f32(b_enc), *sizes, _long(d_sae),
-        address(out, torch.bfloat16),
+        *token_parts, *feature_parts, f32(b_enc), *sizes, long(d_sae),
+        bf16(out),
     )  # fmt: skip

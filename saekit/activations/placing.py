@@ -1,0 +1,39 @@
+"""Rows of activations to their places in the shuffle buffer, looked at on the way."""
+
+import ctypes
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saekit.compiled import address, library
+
+SOURCE = Path(__file__).with_name("placing.cpp")
+
+_long = ctypes.c_int64
+
+
+def place_rows(
+    source: Float[Tensor, "row d"],
+    rows: Int[Tensor, " n"],
+    places: Int[Tensor, " n"],
+    out: Float[Tensor, "place d"],
+) -> Float[Tensor, ""]:
+    """Copies rows of `source` to places in `out`, converted to its type.
+
+    Returns:
+        A number that is finite if all that was copied is.
+    """
+    functions = library(SOURCE) if source.device.type == "cpu" else None
+    narrow = source.dtype == out.dtype == torch.bfloat16
+    if functions and narrow and source.is_contiguous() and out.is_contiguous():
+        finite = functions.place_rows(
+            address(source, torch.bfloat16), address(rows, torch.int64),
+            address(places, torch.int64), _long(len(rows)), _long(source.shape[1]),
+            address(out, torch.bfloat16),
+        )  # fmt: skip
+        return torch.tensor(0.0 if finite else torch.nan)
+    chosen = source.index_select(0, rows)
+    out.index_copy_(0, places, chosen.to(out.dtype))
+    return chosen.sum(dtype=torch.float32)  # not finite if one of its terms is not
