@@ -17,13 +17,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 logger = logging.getLogger(__name__)
 # torch has loaded an OpenMP runtime of the same name already, so both share one thread pool
 FLAGS = (
     "-O3 -march=native -mprefer-vector-width=512 -std=c++17 -fopenmp -fno-math-errno "
     "-fno-trapping-math -shared -fPIC"
 ).split()
-HEADER = Path(__file__).with_name("numbers.h")  # that all files may include
+FOLDER = Path(__file__).parent
+HEADERS = sorted(FOLDER.glob("*.h"))  # that all files may include
 
 
 def _cache_folder() -> Path:
@@ -54,7 +57,7 @@ def library(source: Path) -> ctypes.CDLL | None:
     compiler = _compiler()
     if compiler is None:
         return None
-    texts = [file.read_text(encoding="utf-8") for file in (source, HEADER)]
+    texts = [file.read_text(encoding="utf-8") for file in (source, *HEADERS)]
     key = "\0".join([*texts, compiler, *FLAGS, _processor()])
     name = f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     try:
@@ -63,7 +66,7 @@ def library(source: Path) -> ctypes.CDLL | None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 built = Path(folder) / name
-                command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(built)]
+                command = [compiler, *FLAGS, f"-I{FOLDER}", str(source), "-o", str(built)]
                 subprocess.run(command, check=True, capture_output=True, text=True)
                 os.replace(built, path)  # two processes may build at the same time
         return ctypes.CDLL(str(path))
@@ -93,3 +96,9 @@ def address(tensor: Any, dtype: Any) -> ctypes.c_void_p:
         return ctypes.c_void_p(None)
     assert tensor.dtype == dtype and tensor.is_contiguous(), (tensor.dtype, tensor.stride())
     return ctypes.c_void_p(tensor.data_ptr())
+
+
+def array_address(array: np.ndarray, dtype: Any) -> ctypes.c_void_p:
+    """The same for an array."""
+    assert array.dtype == dtype and array.flags.c_contiguous, (array.dtype, array.strides)
+    return ctypes.c_void_p(array.ctypes.data)

@@ -44,6 +44,27 @@ inline Floats load(const uint16_t* p) {
 
 inline void store(float* p, Floats values) { std::memcpy(p, &values, sizeof values); }
 
+// Four sums side by side: one alone would wait for each of its additions.
+template <class T>
+inline float dot(const float* a, const T* b, int64_t d) {
+    Floats sums[4] = {};
+    int64_t i = 0;
+    for (; i + 4 * WIDTH <= d; i += 4 * WIDTH)
+        for (int j = 0; j < 4; j++) sums[j] += load(a + i + j * WIDTH) * load(b + i + j * WIDTH);
+    const Floats together = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    float sum = 0;
+    for (int j = 0; j < WIDTH; j++) sum += together[j];
+    for (; i < d; i++) sum += a[i] * to_float(b[i]);
+    return sum;
+}
+
+// Rows come from all over a matrix: asked for early, they are in the cache when their turn comes.
+template <class T>
+inline void fetch(const T* row, int64_t d) {
+    constexpr int64_t LINE = 64 / sizeof(T);
+    for (int64_t i = 0; i < d; i += LINE) __builtin_prefetch(row + i, 0, 2);
+}
+
 // e^x for x <= 0, relative error below 2e-7; 0 below -87, NaN for NaN (the shift leaves its bits).
 inline Floats exp_negative(Floats x) {
     const Ints tiny = x < -87.0f;

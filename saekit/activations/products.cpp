@@ -1,23 +1,17 @@
 // y = x W^T + b, or GELU of it, in bfloat16 with float32 sums, for processors with AVX512-BF16.
 //
-// VDPBF16PS adds products of two neighbouring numbers, so both matrices are packed in pairs of
-// columns: inputs in tiles of TILE rows, for each pair that of every row; weights (by products.py)
-// alike in panels of PANEL rows.
+// Weights are packed in panels by products.py.
+
+#include "tiles.h"
 
 #include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <vector>
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
 #if defined(__AVX512BF16__)
 
 namespace {
 
-constexpr int64_t TILE = 12, PANEL = 16;  // 24 vectors of sums, in 32 registers
-constexpr int64_t BLOCK = 21;             // tiles that stay in the second-level cache
+constexpr int64_t BLOCK = 21;  // tiles that stay in the second-level cache
 
 // x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 = x / (1 + e^(-2 u)), u the argument of tanh;
 // relative error below 2^-12, bfloat16 has 2^-9.
@@ -36,57 +30,27 @@ inline __m512 gelu(__m512 x) {
 }
 
 template <bool GELU>
-inline void write(__m512 sum, __m512 bias, uint16_t* out) {
-    __m512 value = _mm512_add_ps(sum, bias);
+inline void write(__m512 sum, const float* bias, uint16_t* out) {
+    __m512 value = _mm512_add_ps(sum, _mm512_loadu_ps(bias));
     if (GELU) value = gelu(value);
     const __m256bh narrow = _mm512_cvtneps_pbh(value);
     std::memcpy(out, &narrow, sizeof narrow);
 }
 
-#define ROWS(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
-
-// One tile of rows by two panels of weights.  Sums have names: arrays would live in memory.
+// One tile of rows by two panels of weights.
 template <bool GELU>
 void multiply(const uint32_t* x, const uint32_t* w, int64_t pairs, int64_t rows, const float* bias,
               uint16_t* out, int64_t stride) {
-    const uint32_t* second = w + PANEL * pairs;
-#define DECLARE(r) __m512 a##r = _mm512_setzero_ps(), b##r = a##r;
-    ROWS(DECLARE)
-    for (int64_t i = 0; i < pairs; i++) {
-        const __m512bh w0 = (__m512bh)_mm512_loadu_si512(w + i * PANEL);
-        const __m512bh w1 = (__m512bh)_mm512_loadu_si512(second + i * PANEL);
-#define ADD(r)                                                                      \
-    {                                                                               \
-        const __m512bh two = (__m512bh)_mm512_set1_epi32(int32_t(x[i * TILE + r])); \
-        a##r = _mm512_dpbf16_ps(a##r, w0, two);                                     \
-        b##r = _mm512_dpbf16_ps(b##r, w1, two);                                     \
-    }
-        ROWS(ADD)
-    }
-    const __m512 left = _mm512_loadu_ps(bias), right = _mm512_loadu_ps(bias + PANEL);
-#define WRITE(r)                                                \
-    if (r < rows) {                                             \
-        write<GELU>(a##r, left, out + r * stride);              \
-        write<GELU>(b##r, right, out + r * stride + PANEL);     \
-    }
-    ROWS(WRITE)
+    multiply_tile(x, w, pairs, [&](int64_t row, __m512 left, __m512 right) {
+        if (row >= rows) return;
+        write<GELU>(left, bias, out + row * stride);
+        write<GELU>(right, bias + PANEL, out + row * stride + PANEL);
+    });
 }
 
 }  // namespace
 
-#endif
-
 extern "C" {
-
-int supported() {
-#if defined(__AVX512BF16__)
-    return 1;
-#else
-    return 0;
-#endif
-}
-
-#if defined(__AVX512BF16__)
 
 // `inputs` is even, `outputs` a multiple of 2 PANEL.
 void product(const uint16_t* x, const uint32_t* W, const float* bias, int64_t rows, int64_t inputs,
@@ -100,10 +64,7 @@ void product(const uint16_t* x, const uint32_t* W, const float* bias, int64_t ro
         for (int64_t first = 0; first < tiles; first += BLOCK) {
             const int64_t last = std::min(tiles, first + BLOCK);
             for (int64_t row = first * TILE; row < last * TILE; row++) {
-                const int64_t place = row - first * TILE;
-                uint32_t* to = packed.data() + place / TILE * TILE * pairs + place % TILE;
-                const uint16_t* from = x + std::min(row, rows - 1) * inputs;
-                for (int64_t i = 0; i < pairs; i++) std::memcpy(to + i * TILE, from + 2 * i, 4);
+                pack_row(x + std::min(row, rows - 1) * inputs, pairs, row - first * TILE, packed.data());
             }
             for (int64_t o = 0; o < outputs; o += 2 * PANEL)
                 for (int64_t t = first; t < last; t++)
@@ -114,6 +75,6 @@ void product(const uint16_t* x, const uint32_t* W, const float* bias, int64_t ro
     }
 }
 
-#endif
-
 }  // extern "C"
+
+#endif

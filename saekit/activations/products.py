@@ -37,13 +37,18 @@ def linear(layer: Conv1D, rows: int, gelu: bool = False) -> "Product | OneDnn":
     return OneDnn(layer, rows, gelu)
 
 
+def in_panels(rows: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "panel pair panels two"]:
+    """Weights as tiles.h reads them; `inputs` is even, `outputs` a multiple of 32."""
+    outputs, inputs = rows.shape
+    return rows.reshape(outputs // _PANEL, _PANEL, inputs // 2, 2).transpose(1, 2).contiguous()
+
+
 class Product:
     """By products.cpp."""
 
     def __init__(self, layer: Conv1D, gelu: bool, functions: ctypes.CDLL):
         self.inputs, self.outputs = layer.weight.shape
-        rows = layer.weight.detach().T.bfloat16().reshape(-1, _PANEL, self.inputs // 2, 2)
-        self.weight = rows.transpose(1, 2).contiguous()
+        self.weight = in_panels(layer.weight.detach().T.bfloat16())
         self.bias = layer.bias.detach().float().contiguous()
         self.gelu, self._c = gelu, functions
 

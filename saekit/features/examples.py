@@ -1,23 +1,30 @@
 """The best places in the text for every feature of a layer, kept while the text streams by.
 
-numpy only.  A `Chunk` is what was read at once; `KeptExamples` is a table [feature, place] that is
-merged with each chunk.  Examples of one feature come from distinct contexts: at most one per row,
-and never two that end in the same `SUFFIX` tokens.
+Torch-free.  A `Chunk` is what was read at once; `KeptExamples` is a table [feature, place] that is
+merged with each chunk, in C++ (examples.cpp) or, without a compiler, the same by NumPy.  Examples
+of one feature come from distinct contexts: at most one per row, and never two that end in the same
+`SUFFIX` tokens.
 """
 
+import ctypes
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from saekit.compiled import array_address, library
 from saekit.features.index_file import AFTER, BEFORE
 from saekit.features.statistics import best_of_each
 
+SOURCE = Path(__file__).with_name("examples.cpp")
 WINDOW = BEFORE + 1 + AFTER
 SUFFIX = 8
 _HASH = np.uint64(0x9E3779B97F4A7C15)  # an odd constant that spreads bits (2**64 / golden ratio)
 _BLOCK = 4096
+
+_long = ctypes.c_int64
 
 
 @dataclass
@@ -106,6 +113,23 @@ class KeptExamples:
             chunk: what was read.
             score: one number for each entry of `chunk.active`; the higher the better.
         """
+        functions = library(SOURCE)
+        if functions is None:
+            self._merge(chunk, score)
+            return
+        at, (_, pos, k) = array_address, chunk.values.shape
+        position, feature, value = chunk.active
+        functions.merge(
+            _long(len(value)), at(position, np.int32), at(feature, np.int32),
+            at(value, np.float32), at(score, np.float32), at(chunk.values, np.float32),
+            at(chunk.features, np.int32), at(chunk.suffix, np.uint64),
+            *map(_long, (chunk.first_row, pos, k, self.per_feature, BEFORE, WINDOW)),
+            at(self.score, np.float32), at(self.value, np.float32), at(self.row, np.int32),
+            at(self.place, np.uint16), at(self.suffix, np.uint64), at(self.window, np.float32),
+        )  # fmt: skip
+
+    def _merge(self, chunk: Chunk, score: Float[np.ndarray, " n"]) -> None:
+        """`offer` by NumPy."""
         position, feature, value = chunk.active
         better = np.flatnonzero(score > np.take(self.score[:, -1], feature))
         if not len(better):

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
-from saekit.compiled import library
+from saekit.compiled import array_address, library
 
 SOURCE = Path(__file__).with_name("pairs.cpp")
 PAIRS_PER_FEATURE = 192
@@ -111,8 +111,9 @@ class Pairs:
         count_pairs = self._functions.count_pairs
         count_pairs.restype = _long
         self.used += count_pairs(
-            _at(self._entries), _long(len(self._entries)), _long(self.d_sae),
-            *map(_at, (token, feature, value)), _long(len(value)),
+            array_address(self._entries, ENTRY), _long(len(self._entries)), _long(self.d_sae),
+            array_address(token, np.int32), array_address(feature, np.int32),
+            array_address(value, np.float32), _long(len(value)),
         )  # fmt: skip
 
     def _sort(self, token: np.ndarray, feature: np.ndarray, value: np.ndarray) -> None:
@@ -158,8 +159,9 @@ class Pairs:
             return
         self._entries["key"] = _FREE
         self._functions.put_pairs(
-            _at(self._entries), _long(len(self._entries)), _at(entries), _long(len(entries))
-        )
+            array_address(self._entries, ENTRY), _long(len(self._entries)),
+            array_address(entries, ENTRY), _long(len(entries)),
+        )  # fmt: skip
 
     def table(self) -> PairTable:
         """A copy of what was counted."""
@@ -181,11 +183,6 @@ class Pairs:
         if entries.dtype != ENTRY or len(entries) > _ROOM * self.limit:
             raise ValueError(f"{len(entries)} pairs of type {entries.dtype} do not fit")
         self._fill(entries)
-
-
-def _at(array: np.ndarray) -> ctypes.c_void_p:
-    assert array.flags.c_contiguous
-    return ctypes.c_void_p(array.ctypes.data)
 
 
 def _ascending(column: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

@@ -1,95 +1,84 @@
 """The k largest preactivations by a bfloat16 product, proven to be those of the float32 one.
 
-The dense encoder product and the search through it cost most of encoding.  In bfloat16 both are two
-to four times as fast on CPUs that have it; it only *shortlists*: the shortlisted preactivations are
-computed again in float32.  With x~ and w~ the rounded token and encoder row, by Cauchy-Schwarz
+The dense encoder product and the search through it cost most of encoding.  In bfloat16 the product
+is several times as fast on processors that have it; it only *shortlists*: the shortlisted
+preactivations are computed again in float32.  With x~ and w~ the rounded token and encoder row, by
+Cauchy-Schwarz
 
-    |x . w - x~ . w~|  <=  |x - x~| |w| + |x~| |w - w~|
+    |x . w - x~ . w~|  <=  |x - x~| |w| + |x~| |w - w~|  =  b
 
-so a feature outside the shortlist is below the smallest number in it plus that bound.  Tokens whose
-k-th value is not above this get a longer shortlist; if that does not do, the float32 product.
+and what sums in float32 may be off.  If k features have an x~ . w~ - b of at least t, the k largest
+preactivations are among those with x~ . w~ + b >= t.  For t features are dealt to 4 k groups or
+more: the k-th largest of the groups' largest x~ . w~ - b (narrow.cpp).
 """
 
+import ctypes
+from pathlib import Path
+
 import torch
-from jaxtyping import Bool, Float, Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.sae.kernels import Reference, kernels_for
+from saekit.activations.products import in_panels
+from saekit.compiled import address, library
 
+SOURCE = Path(__file__).with_name("narrow.cpp")
 MIN_TOKENS = 128  # below, what is kept per dictionary costs more than it saves
-# times k; gpt2-mini's dictionaries: 21% of the tokens need the longer list, 2% the full product
-_SHORTLISTS = (2, 8)
-_BFLOAT16 = 2.0**-8  # half a unit in the last place is at most this, relatively
-_SUMMATION = 1e-5  # of |x| |w|: what sums in float32 may be off
+_PANELS = 32  # the features that are multiplied at once
+
+_ADDITION = 2.0**-23  # of a number and a bias, twice: relative to the bias
+
+_long = ctypes.c_int64
 
 
 def supported() -> bool:
     """Whether this processor multiplies bfloat16 matrices fast."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    functions = library(SOURCE)
+    return functions is not None and bool(functions.supported())
 
 
 class NarrowTopK:
     """Top-k of x @ W_enc + b_enc for one dictionary; keeps W_enc by rows, 6 bytes a weight."""
 
-    def __init__(
-        self, W_enc: Float[Tensor, "d_in d_sae"], b_enc: Float[Tensor, " d_sae"], k: int,
-        kernels: Reference | None = None,
-    ):  # fmt: skip
+    def __init__(self, W_enc: Float[Tensor, "d_in d_sae"], b_enc: Float[Tensor, " d_sae"], k: int):
         """
         Args:
             W_enc, b_enc: float32, on the CPU; a snapshot is kept.
             k: how many.
-            kernels: how sums are computed; by default the fastest.
         """
-        self.kernels = kernels or kernels_for(W_enc.device)
-        self.k, self.W_enc, self.b_enc = k, W_enc.detach(), b_enc.detach()
-        self.rows = self.W_enc.T.contiguous()
-        self.shadow, self.bias = self.rows.bfloat16(), self.b_enc.bfloat16()
-        self.longest = self.rows.norm(dim=1).max()
-        self.rounded = (self.rows - self.shadow.float()).norm(dim=1).max()
-        self.bias_rounded = (self.b_enc - self.bias.float()).abs().max()
+        self.k = k
+        self.d_in, self.d_sae = W_enc.shape
+        self.rows = W_enc.detach().T.contiguous()
+        self.bias = self._padded(b_enc.detach(), -torch.inf)
+        rounded = self.rows.bfloat16()
+        lost = self.rows - rounded
+        self.norms, self.rounding = (self._padded(m.norm(dim=1)) for m in (self.rows, lost))
+        self.doubt = self._padded(b_enc.detach().abs() * _ADDITION)
+        self.finite = bool((self.norms + self.doubt).isfinite().all())
+        even = F.pad(rounded, (0, self.d_in % 2, 0, len(self.bias) - self.d_sae))
+        self.panels = in_panels(even)
+
+    def _padded(self, column: Float[Tensor, " d_sae"], value: float = 0.0) -> Tensor:
+        return F.pad(column, (0, -self.d_sae % _PANELS), value=value)
 
     @torch.no_grad()
     def __call__(
         self, x: Float[Tensor, "token d_in"]
     ) -> tuple[Float[Tensor, "token k"], Int[Tensor, "token k"]]:
-        """The k largest preactivations of each token, largest first, and their features."""
-        x = x.contiguous()
-        narrow = x.bfloat16()
-        pre = torch.addmm(self.bias, narrow, self.shadow.T)
-        values = x.new_empty(len(x), self.k)
+        """The k largest preactivations of each token, largest first, and their features.
+
+        All values are NaN where a token or a weight is not finite.
+        """
+        functions = library(SOURCE)
+        assert functions is not None, "supported was not asked"
+        x, values = x.contiguous(), torch.empty(len(x), self.k)
         features = torch.empty(len(x), self.k, dtype=torch.int64)
-        unsure = torch.arange(len(x))
-        for times in _SHORTLISTS:
-            whole = len(unsure) == len(x)
-            part = (x, narrow, pre) if whole else (x[unsure], narrow[unsure], pre[unsure])
-            values[unsure], features[unsure], sure = self._listed(*part, times * self.k)
-            unsure = unsure[~sure]
-            if not len(unsure):
-                return values, features
-        again = (x[unsure] @ self.W_enc + self.b_enc).topk(self.k, dim=1)
-        values[unsure], features[unsure] = again.values, again.indices
-        return values, features
-
-    def _listed(
-        self,
-        x: Float[Tensor, "token d_in"],
-        narrow: Float[Tensor, "token d_in"],
-        pre: Float[Tensor, "token d_sae"],
-        size: int,
-    ) -> tuple[Float[Tensor, "token k"], Int[Tensor, "token k"], Bool[Tensor, " token"]]:
-        """The largest of a shortlist of this size, and where they are proven to be the largest."""
-        pairs = self.kernels.largest(pre, min(size, pre.shape[1]))
-        listed = pairs.features.view(len(x), -1).long()
-        exact = self.kernels.products(x, self.rows, self.b_enc, pairs).view(listed.shape)
-        values, places = exact.topk(self.k, dim=1)
-
-        smallest = pre.gather(1, listed).amin(1).float()
-        wide = narrow.float()
-        bound = (
-            (x - wide).norm(dim=1) * self.longest
-            + wide.norm(dim=1) * (self.rounded + _SUMMATION * self.longest)
-            + self.bias_rounded
-            + smallest.abs() * _BFLOAT16
-        )
-        return values, listed.gather(1, places), values[:, -1] > smallest + bound
+        weights = (self.rows, self.bias, self.doubt, self.norms, self.rounding)
+        functions.top_k(
+            address(x, torch.float32), address(self.panels, torch.bfloat16),
+            *(address(tensor, torch.float32) for tensor in weights),
+            *map(_long, (len(x), self.d_in, len(self.bias), self.k)),
+            address(values, torch.float32), address(features, torch.int64),
+        )  # fmt: skip
+        return (values if self.finite else values.fill_(torch.nan)), features

@@ -15,31 +15,10 @@
 
 namespace {
 
-// Four sums side by side: one alone would wait for each of its additions.
-template <class T>
-inline float dot(const float* a, const T* b, int64_t d) {
-    Floats sums[4] = {};
-    int64_t i = 0;
-    for (; i + 4 * WIDTH <= d; i += 4 * WIDTH)
-        for (int j = 0; j < 4; j++) sums[j] += load(a + i + j * WIDTH) * load(b + i + j * WIDTH);
-    const Floats together = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    float sum = 0;
-    for (int j = 0; j < WIDTH; j++) sum += together[j];
-    for (; i < d; i++) sum += a[i] * to_float(b[i]);
-    return sum;
-}
-
 template <class T>
 inline void add_scaled(float* out, const T* row, float weight, int64_t d) {
 #pragma omp simd
     for (int64_t i = 0; i < d; i++) out[i] += weight * to_float(row[i]);
-}
-
-// Rows come from all over a matrix: asked for early, they are in the cache when their turn comes.
-template <class T>
-inline void fetch(const T* row, int64_t d) {
-    constexpr int64_t LINE = 64 / sizeof(T);
-    for (int64_t i = 0; i < d; i += LINE) __builtin_prefetch(row + i, 0, 2);
 }
 
 // Values, errors and slopes of the pairs of each token; ends[p] is the number of features of prefix

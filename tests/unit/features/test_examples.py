@@ -1,7 +1,11 @@
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from saekit.features.examples import BEFORE, WINDOW, Chunk, KeptExamples, suffix_hashes
+from saekit.compiled import library
+from saekit.features.examples import BEFORE, SOURCE, WINDOW, Chunk, KeptExamples, suffix_hashes
 
 BOS = 0
 
@@ -65,6 +69,28 @@ def test_examples_are_the_strongest_of_distinct_rows_and_contexts():
         assert_array_equal(kept.row[feature], [entry[1] for entry in chosen[:4]])
         assert_array_equal(kept.place[feature], [entry[2] for entry in chosen[:4]])
     assert_allclose(kept.window[..., BEFORE], kept.value)  # each window is that of its place
+
+
+@pytest.mark.skipif(library(SOURCE) is None, reason="no C++ compiler")
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 999), chunks=st.integers(1, 4), rows=st.integers(1, 12),
+    pos=st.integers(1, 40), features=st.integers(1, 6), per_feature=st.integers(1, 5),
+    steps=st.integers(1, 20),
+)  # fmt: skip
+def test_both_ways_to_merge_are_equal(seed, chunks, rows, pos, features, per_feature, steps):
+    """With equal scores and repeated contexts.  Mutations tried in C++, each fails: `>` for `>=`
+    where an old and a new place are equal; rows not remembered; the window one to the right."""
+    rng = np.random.default_rng(seed)
+    fast, plain = KeptExamples(features, per_feature), KeptExamples(features, per_feature)
+    for number in range(chunks):
+        dense = rng.integers(0, steps + 1, (rows, pos, features)) / steps
+        chunk = chunk_of(rng.integers(1, 4, (rows, pos)), dense, number * rows)
+        offer(fast, chunk)
+        plain._merge(chunk, chunk.active[2])
+    assert_array_equal(fast.score, plain.score)
+    for name in ("value", "row", "place", "suffix", "window"):
+        assert_array_equal(getattr(fast, name)[fast.used], getattr(plain, name)[fast.used])
 
 
 def test_a_repeated_text_gives_one_example():

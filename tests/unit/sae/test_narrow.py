@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from saekit.sae import dictionary as dictionary_module
 from saekit.sae.dictionary import Dictionary
-from saekit.sae.kernels import Reference, kernels_for
-from saekit.sae.narrow import MIN_TOKENS, NarrowTopK
+from saekit.sae.narrow import MIN_TOKENS, NarrowTopK, supported
+
+needs_bfloat16 = pytest.mark.skipif(not supported(), reason="no fast products of bfloat16")
 
 
 def weights(d_in, d_sae, seed=0):
@@ -17,19 +19,84 @@ def weights(d_in, d_sae, seed=0):
     return rows, 0.3 * torch.randn(d_sae, generator=generator)
 
 
-@pytest.mark.parametrize("kernels", [Reference(), kernels_for(torch.device("cpu"))])
-@pytest.mark.parametrize(("d_in", "d_sae", "k"), [(48, 700, 8), (192, 4096, 32), (5, 40, 30)])
-def test_the_same_features_and_values_as_in_float32(kernels, d_in, d_sae, k):
+def largest(x, W_enc, b_enc, k):
+    """By float64."""
+    return (x.double() @ W_enc.double() + b_enc.double()).topk(k, dim=1)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(
+    ("d_in", "d_sae", "k"),
+    [(48, 700, 8), (192, 4096, 32), (5, 40, 30), (5, 40, 40), (64, 513, 1), (768, 3000, 200)],
+)
+@pytest.mark.parametrize("tokens", [1, 23, 300])
+def test_the_same_features_and_values_as_in_float32(tokens, d_in, d_sae, k):
+    """Mutations tried, each fails here: the second panel's sums for the first's; columns that are
+    padded with a bias of 0; of equal values both put into one place."""
     W_enc, b_enc = weights(d_in, d_sae)
-    x = 3 * torch.randn(300, d_in, generator=torch.Generator().manual_seed(1))
-    values, features = NarrowTopK(W_enc, b_enc, k, kernels)(x)
-    wide = (x.double() @ W_enc.double() + b_enc.double()).topk(k, dim=1)
+    x = 3 * torch.randn(tokens, d_in, generator=torch.Generator().manual_seed(1))
+    values, features = NarrowTopK(W_enc, b_enc, k)(x)
+    wide = largest(x, W_enc, b_enc, k)
     # mutation tried: values of the bfloat16 product are off by 0.01 and more
     torch.testing.assert_close(values.double(), wide.values, rtol=1e-5, atol=1e-4)
     assert (features.sort(1).values == wide.indices.sort(1).values).all(1).float().mean() > 0.99
     assert torch.equal(values, values.sort(1, descending=True).values)
 
 
+@needs_bfloat16
+@settings(max_examples=40, deadline=None)
+@given(
+    d_in=st.integers(1, 40), d_sae=st.integers(1, 300), share=st.floats(0, 1),
+    spread=st.integers(0, 6), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_of_any_shape_and_size(d_in, d_sae, share, spread, seed):
+    """Rows and columns of sizes up to 2**spread apart; nothing that is left out is larger."""
+    k = max(1, round(share * d_sae))
+    W_enc, b_enc = weights(d_in, d_sae, seed)
+    generator = torch.Generator().manual_seed(seed)
+    W_enc *= 2 ** (spread * torch.rand(d_in, d_sae, generator=generator))
+    x = torch.randn(30, d_in, generator=generator) * 2 ** (
+        spread * torch.rand(d_in, generator=generator)
+    )
+    values, features = NarrowTopK(W_enc, b_enc, k)(x)
+    assert (features.sort(1).values.diff(dim=1) > 0).all()
+    pre = x.double() @ W_enc.double() + b_enc.double()
+    size = x.double().norm(dim=1)[:, None] * W_enc.double().norm(dim=0).max() + 1
+    own = pre.gather(1, features)
+    assert ((own - values.double()).abs() <= 1e-5 * size).all()
+    rest = pre.scatter(1, features, -torch.inf).amax(1)
+    assert (rest <= own.amin(1) + 1e-5 * size[:, 0]).all()
+
+
+@needs_bfloat16
+def test_any_number_of_threads_gives_the_same_bits():
+    W_enc, b_enc = weights(48, 700)
+    x = torch.randn(100, 48, generator=torch.Generator().manual_seed(1))
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            found.append(NarrowTopK(W_enc, b_enc, 8)(x))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("where", ["token", "row", "bias"])
+def test_what_is_not_finite_is_said(where, wrong):
+    """Mutation tried: without a look at the weights, one NaN row is never listed."""
+    W_enc, b_enc = weights(16, 100)
+    x = torch.randn(30, 16, generator=torch.Generator().manual_seed(1))
+    {"token": x, "row": W_enc.T, "bias": b_enc[:, None]}[where][7, 0] = wrong
+    values, features = NarrowTopK(W_enc, b_enc, 4)(x)
+    hit = torch.arange(30) == 7 if where == "token" else torch.ones(30, dtype=torch.bool)
+    assert torch.equal(values.isnan().all(1), hit)
+    assert ((features >= 0) & (features < 100)).all()
+
+
+@needs_bfloat16
 def test_what_bfloat16_cannot_tell_apart_is_done_in_float32():
     """64 features that are equal in bfloat16; the last ones are the largest by a hair.
 
@@ -42,32 +109,42 @@ def test_what_bfloat16_cannot_tell_apart_is_done_in_float32():
     assert found[0][1].tolist() == (2 * W_enc[0, [63, 62]]).tolist()
 
 
-@pytest.mark.parametrize("rounded", ["token", "row", "bias", "result"])
-def test_each_rounding_is_in_the_bound(rounded):
-    """In bfloat16 all are equal, so the first four are listed; they are a quarter of a hair above.
+@needs_bfloat16
+@pytest.mark.parametrize("d_sae", [32, 128])
+@pytest.mark.parametrize("rounded", ["token", "row"])
+def test_each_rounding_is_in_the_bound(rounded, d_sae):
+    """In bfloat16 the first half is larger by `more`; it is smaller, as 1 - h and 1 + h become 1.
 
-    Mutation tried: each of the four parts of the bound left out, which fails its own case.
+    32 features are all listed, of 128 only those near the largest.  Mutations tried, each fails
+    its own case of 128: either part of the bound left out, or not added, or not subtracted.
     """
-    hair = 2.0**-10  # lost in bfloat16 beside 1
-    x, W_enc = torch.ones(1, 2), torch.zeros(2, 32)
-    b_enc = torch.full((32,), -1.0)  # sums near 0, where the result is hardly rounded
-    better = torch.arange(32) >= 16
-    more = torch.where(better, hair, hair / 4)
-    if rounded == "token":
-        x = 1 + torch.tensor([[hair / 4, hair]])
+    h = 0.75 * 2.0**-10
+    better = torch.arange(d_sae) >= d_sae // 2
+    x, W_enc = torch.ones(1, 3), torch.zeros(3, d_sae)
+    if rounded == "token":  # the bound is 1.4 h
+        x[0, 0], x[0, 1], more = 1 - h, 1 + h, 1.6 * h
         W_enc[0, ~better], W_enc[1, better] = 1.0, 1.0
-    elif rounded == "row":
-        W_enc[0] = 1 + more
-    elif rounded == "bias":
-        W_enc[0], b_enc = -1.0, 1 + more
-    else:
-        W_enc[0], W_enc[1], b_enc = 1.0, more, torch.zeros(32)
-    _, features = NarrowTopK(W_enc, b_enc, 2)(x)
-    assert (features >= 16).all()
+    else:  # 1.7 h
+        W_enc[0] = torch.where(better, 1 + h, 1 - h)
+        more = 1.85 * h
+    W_enc[2, ~better] = more
+    assert torch.tensor(more).bfloat16() > 1.5 * h
+    _, features = NarrowTopK(W_enc, torch.full((d_sae,), -1.0), 2)(x)
+    assert (features >= d_sae // 2).all()
 
 
-def test_a_dictionary_takes_the_fast_way_for_many_tokens_only(monkeypatch):
-    monkeypatch.setattr(dictionary_module, "supported", lambda: True)
+@needs_bfloat16
+def test_squares_that_overflow_do_not_matter():
+    W_enc, b_enc = weights(16, 100)
+    x = 1e25 * torch.randn(30, 16, generator=torch.Generator().manual_seed(1))
+    values, features = NarrowTopK(W_enc, b_enc, 4)(x)
+    wide = largest(x, W_enc, b_enc, 4)
+    assert torch.equal(features, wide.indices)
+    torch.testing.assert_close(values.double(), wide.values, rtol=1e-5, atol=0.0)
+
+
+@needs_bfloat16
+def test_a_dictionary_takes_the_fast_way_for_many_tokens_only():
     W_enc, b_enc = weights(24, 200)
     topk = Dictionary(0, "topk", W_enc, b_enc, W_enc.T.contiguous(), torch.ones(24), k=5)
     x = torch.randn(MIN_TOKENS, 24, generator=torch.Generator().manual_seed(2))
