@@ -72,8 +72,8 @@ struct Weights {
     const float* rows;       // W_enc
     const float* bias;       // -infinity beyond d_sae
     const float* doubt;      // what additions of the bias may be off
-    const float* norms;      // |w|
-    const float* rounding;   // |w - w~|
+    const float* norms;      // |w|, above 0 but beyond d_sae: 0 times infinity would be NaN
+    const float* rounding;   // |w - w~|, alike
     int64_t d_in, columns;
 };
 
@@ -92,10 +92,12 @@ Bound round_token(const float* x, int64_t d_in, uint16_t* narrow, float* lost, f
     for (; i < d_in; i++) narrow[i] = to_bf16(x[i]);
     for (i = 0; i < d_in; i++) kept[i] = to_float(narrow[i]);
     for (i = 0; i < d_in; i++) lost[i] = x[i] - kept[i];
-    const float sums = (d_in + 66) * 0x1p-24f;  // of d_in products in two orders, and the bias
-    constexpr float MARGIN = 1.0001f;           // for the rounding of norms and of bounds
-    return {MARGIN * (std::sqrt(dot(lost, lost, d_in)) + sums * std::sqrt(dot(x, x, d_in))),
-            MARGIN * (1 + sums) * std::sqrt(dot(kept, kept, d_in))};
+    // of roundings: d_in products, here and (with its remainder) in `dot`, and the bias
+    const float sums = (d_in + d_in / 32 + d_in % 64 + 24) * 0x1p-24f;
+    constexpr float MARGIN = 1.0001f;  // for the rounding of norms and of bounds
+    const float tiny = std::sqrt(float(d_in)) * 0x1p-63f;  // `_LOST` of narrow.py
+    return {MARGIN * (std::sqrt(dot(lost, lost, d_in)) + sums * std::sqrt(dot(x, x, d_in)) + tiny),
+            MARGIN * (1 + sums) * std::sqrt(dot(kept, kept, d_in)) + tiny};
 }
 
 // Groups of columns whose largest entries tell where to begin; 0 if there are too few columns.

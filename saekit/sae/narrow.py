@@ -28,6 +28,7 @@ MIN_TOKENS = 128  # below, what is kept per dictionary costs more than it saves
 _PANELS = 32  # the features that are multiplied at once
 
 _ADDITION = 2.0**-23  # of a number and a bias, twice: relative to the bias
+_LOST = 2.0**-63  # of a norm, per root of its length: squares below 2**-126 may become 0
 
 _long = ctypes.c_int64
 
@@ -53,7 +54,8 @@ class NarrowTopK:
         self.bias = self._padded(b_enc.detach(), -torch.inf)
         rounded = self.rows.bfloat16()
         lost = self.rows - rounded
-        self.norms, self.rounding = (self._padded(m.norm(dim=1)) for m in (self.rows, lost))
+        tiny = self.d_in**0.5 * _LOST
+        self.norms, self.rounding = (self._padded(m.norm(dim=1) + tiny) for m in (self.rows, lost))
         self.doubt = self._padded(b_enc.detach().abs() * _ADDITION)
         self.finite = bool((self.norms + self.doubt).isfinite().all())
         even = F.pad(rounded, (0, self.d_in % 2, 0, len(self.bias) - self.d_sae))

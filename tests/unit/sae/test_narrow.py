@@ -134,13 +134,27 @@ def test_each_rounding_is_in_the_bound(rounded, d_sae):
 
 
 @needs_bfloat16
-def test_squares_that_overflow_do_not_matter():
-    W_enc, b_enc = weights(16, 100)
-    x = 1e25 * torch.randn(30, 16, generator=torch.Generator().manual_seed(1))
-    values, features = NarrowTopK(W_enc, b_enc, 4)(x)
-    wide = largest(x, W_enc, b_enc, 4)
-    assert torch.equal(features, wide.indices)
-    torch.testing.assert_close(values.double(), wide.values, rtol=1e-5, atol=0.0)
+@pytest.mark.parametrize(
+    ("of_x", "of_W"), [(1e25, 1), (1e20, 1e-22), (1e-20, 1), (1e-24, 1), (1, 1e-20), (1, 1e-24)]
+)
+@pytest.mark.parametrize("rows", ["any", "of bfloat16", "some 0"])
+def test_squares_that_overflow_or_vanish_do_not_matter(rows, of_x, of_W):
+    """Rows that are 0 and those without rounding are not lost when the other factor is infinite.
+
+    Mutations tried: without what is added to the norms in Python, to those in C++, or to either.
+    """
+    W_enc, _ = weights(64, 512)
+    W_enc = W_enc.bfloat16().float() if rows == "of bfloat16" else W_enc
+    if rows == "some 0":
+        W_enc[:, ::2] = 0
+    x = of_x * torch.randn(30, 64, generator=torch.Generator().manual_seed(1))
+    W_enc, b_enc, k = of_W * W_enc, torch.zeros(512), 256 if rows == "some 0" else 4
+    values, features = NarrowTopK(W_enc, b_enc, k)(x)
+    wide = largest(x, W_enc, b_enc, k)
+    atol = 1e-5 * float(wide.values.max())
+    torch.testing.assert_close(values.double(), wide.values, rtol=1e-5, atol=atol)
+    own = (x.double() @ W_enc.double()).gather(1, features)
+    torch.testing.assert_close(own, wide.values, rtol=1e-5, atol=atol)
 
 
 @needs_bfloat16
