@@ -74,7 +74,7 @@ class NarrowTopK:
         """
         functions = library(SOURCE)
         assert functions is not None, "supported was not asked"
-        x, values = x.contiguous(), torch.empty(len(x), self.k)
+        x, values = x.contiguous(), x.new_empty(len(x), self.k)
         features = torch.empty(len(x), self.k, dtype=torch.int64)
         weights = (self.rows, self.bias, self.doubt, self.norms, self.rounding)
         functions.top_k(

@@ -176,3 +176,15 @@ def test_a_dictionary_takes_the_fast_way_for_many_tokens_only():
     with_gradient = x.clone().requires_grad_()
     topk.encode_sparse(with_gradient)[0].sum().backward()
     assert with_gradient.grad is not None and with_gradient.grad.abs().sum() > 0
+
+
+@needs_bfloat16
+def test_values_are_of_the_type_of_the_dictionary():
+    W_enc, b_enc = weights(16, 100)
+    narrow, x = NarrowTopK(W_enc, b_enc, 4), torch.ones(3, 16)
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert narrow(x)[0].dtype == torch.float32
+    finally:
+        torch.set_default_dtype(default)
