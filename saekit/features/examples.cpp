@@ -94,7 +94,8 @@ void merge(int64_t n, const int32_t* position, const int32_t* feature, const flo
         }
         std::memcpy(kept_window + start * window, windows.data(),
                     chosen.size() * window * sizeof(float));
-        for (size_t i = 0; i < chosen.size(); i++) {  // never fewer than before
+        // never fewer than before, as the rows of a chunk are new
+        for (size_t i = 0; i < chosen.size(); i++) {
             const Place& at = chosen[i];
             kept_score[start + i] = at.score, kept_value[start + i] = at.value;
             kept_row[start + i] = at.row, kept_place[start + i] = at.place;

@@ -38,6 +38,7 @@ BIASES = {  # tensors of shape [d_sae] of each architecture
     "gated": ("b_gate", "r_mag", "b_mag"),
 }
 NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
+_NARROW_SHARE = 16  # times k: with fewer features a shortlist would be most of them
 _LAYER_NORM_EPS = 1e-5  # added to the standard deviation on the way in only, as in SAELens
 
 
@@ -129,6 +130,8 @@ class Dictionary:
             self.architecture == "topk"
             and self.W_enc.device.type == "cpu"
             and self.W_enc.dtype == torch.float32
+            and self.k is not None
+            and _NARROW_SHARE * self.k <= self.d_sae
             and supported()
         )
         if not possible:

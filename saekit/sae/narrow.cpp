@@ -142,7 +142,8 @@ private:
     }
 
     inline void limit(int64_t t, int64_t o, __m512 product) {
-        const __m512 norm = _mm512_loadu_ps(w.norms + o), rounding = _mm512_loadu_ps(w.rounding + o);
+        const __m512 norm = _mm512_loadu_ps(w.norms + o);
+        const __m512 rounding = _mm512_loadu_ps(w.rounding + o);
         const __m512 off = _mm512_fmadd_ps(
             norm, _mm512_set1_ps(bounds[t].per_norm),
             _mm512_fmadd_ps(rounding, _mm512_set1_ps(bounds[t].per_rounding),

@@ -50,7 +50,7 @@ class NarrowTopK:
         """
         self.k = k
         self.d_in, self.d_sae = W_enc.shape
-        self.rows = W_enc.detach().T.contiguous()
+        self.rows = W_enc.detach().T.clone(memory_format=torch.contiguous_format)
         self.bias = self._padded(b_enc.detach(), -torch.inf)
         rounded = self.rows.bfloat16()
         lost = self.rows - rounded

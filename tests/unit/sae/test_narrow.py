@@ -173,6 +173,7 @@ def test_a_dictionary_takes_the_fast_way_for_many_tokens_only():
     assert (values >= 0).all()
     with torch.no_grad():  # other kinds have no fast way
         replace(topk, architecture="abstopk").encode_sparse(x)
+        assert replace(topk, k=50)._narrow is None  # nor have those that list most features
     with_gradient = x.clone().requires_grad_()
     topk.encode_sparse(with_gradient)[0].sum().backward()
     assert with_gradient.grad is not None and with_gradient.grad.abs().sum() > 0
