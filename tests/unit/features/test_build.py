@@ -9,7 +9,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from saekit.activations import context_rows, residuals
-from saekit.errors import FormatError, InputError, MismatchError
+from saekit.errors import FormatError, InputError, MismatchError, TrainingError
 from saekit.features import build
 from saekit.features.build import build_index
 from saekit.features.outputs import output_tokens
@@ -247,6 +247,24 @@ def test_what_cannot_be_built(plain_model, dictionaries, tiny_model, make_set, t
         build_index(plain_model, dictionaries, ["a"], tmp_path / "file" / "index.h5")
     assert path.read_text() == "the old one"
     assert {entry.name for entry in tmp_path.iterdir()} == {"index.h5", "file"}
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize("slot", [0, 1])
+def test_activations_that_are_not_finite_are_said(
+    slot, wrong, plain_model, dictionaries, documents, tmp_path, monkeypatch
+):
+    """Mutation tried: without the question in `_read_text` an index is written."""
+
+    def spoiled(*given):
+        streams = residuals(*given)
+        streams[slot, 1, 7] = wrong
+        return streams
+
+    monkeypatch.setattr(build, "residuals", spoiled)
+    with pytest.raises(TrainingError, match=f"layer {dictionaries.layers[slot]} are not finite"):
+        build_index(plain_model, dictionaries, documents, tmp_path / "index.h5", 500, 40)
+    assert not list(tmp_path.iterdir())
 
 
 class Killed(Exception):
