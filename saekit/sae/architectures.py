@@ -48,7 +48,6 @@ class Architecture:
     stored_as = ""  # SAELens' name of the inference form
     sparse = False  # whether `step.sparse_step` computes its gradients
     dead_rule = "resample"  # what wakes dead features: resample, push (in the loss) or aux
-    fast_decoder = True  # whether W_dec learns faster than the rest (layer.py)
 
     def __init__(self, config: LayerConfig):
         self.config = config
@@ -151,7 +150,6 @@ class Gated(Architecture):
     """
 
     name = stored_as = "gated"
-    fast_decoder = False  # mixed in few runs: worse at its best settings, better elsewhere
 
     def start(self, W_enc: Tensor, W_dec: Tensor) -> Parameters:
         parameters = super().start(W_enc, W_dec)

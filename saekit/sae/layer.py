@@ -145,9 +145,7 @@ class LayerTraining:
 
     def _adam(self, gradients: dict[str, Tensor], lr: float) -> None:
         self.adam_steps += 1
-        decoder_lr = lr
-        if self.kind.fast_decoder:
-            decoder_lr *= _DECODER_TURN / self.parameters["W_dec"].shape[1] ** 0.5
+        decoder_lr = lr * _DECODER_TURN / self.parameters["W_dec"].shape[1] ** 0.5
         for name, parameter in self.parameters.items():
             rows = (parameter, gradients[name], self.means[name], self.squares[name])
             if parameter.dim() == 1:
