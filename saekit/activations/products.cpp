@@ -63,9 +63,9 @@ void product(const uint16_t* x, const uint32_t* W, const float* bias, int64_t ro
 #pragma omp for schedule(dynamic, 1)
         for (int64_t first = 0; first < tiles; first += BLOCK) {
             const int64_t last = std::min(tiles, first + BLOCK);
-            for (int64_t row = first * TILE; row < last * TILE; row++) {
-                pack_row(x + std::min(row, rows - 1) * inputs, pairs, row - first * TILE, packed.data());
-            }
+            for (int64_t row = first * TILE; row < last * TILE; row++)
+                pack_row(x + std::min(row, rows - 1) * inputs, pairs, row - first * TILE,
+                         packed.data());
             for (int64_t o = 0; o < outputs; o += 2 * PANEL)
                 for (int64_t t = first; t < last; t++)
                     run(packed.data() + (t - first) * TILE * pairs, W + o * pairs, pairs,

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from saekit.compiled import address, library
 
 SOURCE = Path(__file__).with_name("products.cpp")
-_PANELS, _PANEL = 32, 16  # outputs must be a multiple of the first
+PANELS, _PANEL = 32, 16  # outputs must be a multiple of the first
 _LONGEST = 1024  # inputs; with more, rows leave the cache and oneDNN is faster
 
 _long = ctypes.c_int64
@@ -31,7 +31,7 @@ def linear(layer: Conv1D, rows: int, gelu: bool = False) -> "Product | OneDnn":
     """
     functions = library(SOURCE)
     inputs, outputs = layer.weight.shape
-    fits = inputs % 2 == 0 and outputs % _PANELS == 0 and inputs <= _LONGEST
+    fits = inputs % 2 == 0 and outputs % PANELS == 0 and inputs <= _LONGEST
     if fits and functions and functions.supported():
         return Product(layer, gelu, functions)
     return OneDnn(layer, rows, gelu)

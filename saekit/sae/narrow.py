@@ -12,7 +12,6 @@ preactivations are among those with x~ . w~ + b >= t.  For t features are dealt 
 more: the k-th largest of the groups' largest x~ . w~ - b (narrow.cpp).
 """
 
-import ctypes
 from pathlib import Path
 
 import torch
@@ -20,17 +19,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.activations.products import in_panels
-from saekit.compiled import address, library
+from saekit.activations.products import PANELS, in_panels
+from saekit.compiled import library
+from saekit.sae.kernels.pointers import bf16, f32, i64, long
 
 SOURCE = Path(__file__).with_name("narrow.cpp")
 MIN_TOKENS = 128  # below, what is kept per dictionary costs more than it saves
-_PANELS = 32  # the features that are multiplied at once
 
 _ADDITION = 2.0**-23  # of a number and a bias, twice: relative to the bias
 _LOST = 2.0**-63  # of a norm, per root of its length: squares below 2**-126 may become 0
-
-_long = ctypes.c_int64
 
 
 def supported() -> bool:
@@ -62,7 +59,7 @@ class NarrowTopK:
         self.panels = in_panels(even)
 
     def _padded(self, column: Float[Tensor, " d_sae"], value: float = 0.0) -> Tensor:
-        return F.pad(column, (0, -self.d_sae % _PANELS), value=value)
+        return F.pad(column, (0, -self.d_sae % PANELS), value=value)
 
     @torch.no_grad()
     def __call__(
@@ -78,9 +75,7 @@ class NarrowTopK:
         features = torch.empty(len(x), self.k, dtype=torch.int64)
         weights = (self.rows, self.bias, self.doubt, self.norms, self.rounding)
         functions.top_k(
-            address(x, torch.float32), address(self.panels, torch.bfloat16),
-            *(address(tensor, torch.float32) for tensor in weights),
-            *map(_long, (len(x), self.d_in, len(self.bias), self.k)),
-            address(values, torch.float32), address(features, torch.int64),
+            f32(x), bf16(self.panels), *map(f32, weights),
+            *map(long, (len(x), self.d_in, len(self.bias), self.k)), f32(values), i64(features),
         )  # fmt: skip
         return (values if self.finite else values.fill_(torch.nan)), features

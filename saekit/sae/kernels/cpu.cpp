@@ -145,15 +145,6 @@ void centre_rows(const uint16_t* x, const float* wide, float scale, const float*
     }
 }
 
-// The preactivation of each pair.
-void products(const float* inputs, const float* W_enc, const float* b_enc, const int32_t* features,
-              const int64_t* starts, int64_t tokens, int64_t d, float* values) {
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < tokens; t++)
-        for (int64_t j = starts[t]; j < starts[t + 1]; j++)
-            values[j] = dot(inputs + t * d, W_enc + int64_t(features[j]) * d, d) + b_enc[features[j]];
-}
-
 // See `SparsePass` in reference.py.  Where `narrow` is set, matrices of weights, the inputs of the
 // second function, and upstream gradients are bfloat16, otherwise float32.
 void forward_backward(const float* inputs, const float* target, const void* W_enc,

@@ -73,21 +73,6 @@ class Cpu(Reference):
         self._selection.at_or_above(bf16(pre), *shape, floor, i64(starts), i32(features))
         return Pairs(features, starts)
 
-    def products(
-        self,
-        inputs: Float[Tensor, "token d_in"],
-        W_enc: Float[Tensor, "d_sae d_in"],
-        b_enc: Float[Tensor, " d_sae"],
-        pairs: Pairs,
-    ) -> Float[Tensor, " pair"]:
-        """See `Reference.products`."""
-        values = torch.empty(len(pairs.features))
-        self._c.products(
-            f32(inputs), f32(W_enc), f32(b_enc), i32(pairs.features), i64(pairs.starts),
-            long(len(inputs)), long(inputs.shape[1]), f32(values),
-        )  # fmt: skip
-        return values
-
     def forward_backward(
         self,
         inputs: Float[Tensor, "token d_in"],

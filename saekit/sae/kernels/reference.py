@@ -110,16 +110,6 @@ class Reference:
         starts = F.pad(mask.sum(1).cumsum(0), (1, 0))
         return Pairs(mask.nonzero()[:, 1].int(), starts)
 
-    def products(
-        self,
-        inputs: Float[Tensor, "token d_in"],
-        W_enc: Float[Tensor, "d_sae d_in"],
-        b_enc: Float[Tensor, " d_sae"],
-        pairs: Pairs,
-    ) -> Float[Tensor, " pair"]:
-        """The float32 preactivation of each pair."""
-        return pair_products(inputs, W_enc, pairs) + b_enc[pairs.features.long()]
-
     def forward_backward(
         self,
         inputs: Float[Tensor, "token d_in"],
