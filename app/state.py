@@ -16,11 +16,11 @@ import streamlit as st
 from saekit.bundled import DEFAULT_DICTIONARIES, SEED_PROMPT, bundled
 from saekit.coordinates import feature_name
 from saekit.errors import FormatError, SaekitError
-from saekit.features.reader import FeatureIndex
+from saekit.features.index.feature_index import FeatureIndex
 from saekit.files import read_json
 from saekit.report.formatting import plain
 from saekit.routes.circuit import SCHEMA_VERSION
-from saekit.sae.manifest import MANIFEST, read_manifest
+from saekit.sae.storage.manifest import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
     from saekit.concepts.catalogue import Catalogue
@@ -194,7 +194,7 @@ def stored_circuits() -> list[dict[str, Any]]:
 @st.cache_resource(show_spinner=False, max_entries=2)
 def _loaded(path: str, stamp: int) -> tuple[Any, Any]:
     from saekit.model.loading import load_model
-    from saekit.sae.storage import DictionarySet
+    from saekit.sae.storage.dictionary_set import DictionarySet
 
     dictionaries = DictionarySet.load(path)
     manifest = dictionaries.manifest
@@ -214,7 +214,7 @@ def _live(
     key: int | None,
     heads: int,
 ) -> dict[str, Any]:
-    from saekit.routes.tracing import trace
+    from saekit.routes.trace import trace
 
     model, dictionaries = _loaded(path, stamp)
     concepts = Path(path) / CONCEPTS

@@ -31,18 +31,18 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import saekit
 from saekit.bundled import DEFAULT_DICTIONARIES, bundled
 from saekit.files import write_json
-from saekit.model.forward import ExactGPT2, Forward
+from saekit.model.exact import ExactModel, Forward
 from saekit.model.gating import install
 from saekit.model.loading import LanguageModel
-from saekit.routes.ablation import drops
-from saekit.routes.attribution import (
+from saekit.routes.ablation.removal import drops
+from saekit.routes.attribution.arrivals import (
     Arrivals,
     arrivals_of,
     components,
     direct_edges,
     relative_error,
 )
-from saekit.routes.paths import frozen_maps, split_paths
+from saekit.routes.attribution.paths import frozen_maps, split_paths
 from saekit.routes.targets import Target, activations, feature_target, token_target
 from saekit.text.sources import open_text
 
@@ -112,7 +112,7 @@ def prompts(name: str, model: LanguageModel, rng: random.Random) -> Iterator[tor
 
 
 def targets(
-    exact: ExactGPT2, clean: Forward, dictionaries: Any, rng: random.Random, n: int
+    exact: ExactModel, clean: Forward, dictionaries: Any, rng: random.Random, n: int
 ) -> list[Target]:
     """A next token's logit, and features active at random places (or random directions)."""
     last = len(clean.ids) - 1
@@ -132,7 +132,7 @@ def targets(
 
 
 def check(
-    exact: ExactGPT2, clean: Forward, some: list[Target], dictionaries: Any, rng: random.Random,
+    exact: ExactModel, clean: Forward, some: list[Target], dictionaries: Any, rng: random.Random,
     errors: Errors,
 ) -> None:  # fmt: skip
     """All identities of some targets of one prompt."""
@@ -176,7 +176,7 @@ def measure(name: str, pairs: int) -> dict[str, Any]:
     result: dict[str, Any] = {"model": model.id, "pairs": pairs}
     for precision, dtype in DTYPES.items():
         rng, errors, began = random.Random(0), Errors(), time.perf_counter()
-        exact = ExactGPT2(model, dtype)
+        exact = ExactModel(model, dtype)
         stream = prompts(name, model, rng)
         open_edges = causal_edges = 0
         with tqdm(total=pairs, desc=f"{name} {precision}", unit=" pairs") as bar:

@@ -43,8 +43,8 @@ def measure(name: str, threads: int, repeat: int) -> dict:
 
     from saekit.heads.pairs import token_pairs
     from saekit.heads.relations import open_relation
-    from saekit.heads.scoring import score_heads
-    from saekit.model.forward import ExactGPT2
+    from saekit.heads.static_scores import score_heads
+    from saekit.model.exact import ExactModel
     from saekit.model.loading import LanguageModel, load_model
 
     torch.set_num_threads(threads)
@@ -66,7 +66,7 @@ def measure(name: str, threads: int, repeat: int) -> dict:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     with torch.no_grad():
         source, target = (torch.from_numpy(ids) for ids in (pairs.source, pairs.target))
-        naive, _ = naive_seconds(ExactGPT2(model), source, target, 1)
+        naive, _ = naive_seconds(ExactModel(model), source, target, 1)
     return {
         "model": name,
         "heads": model.n_layers * model.n_heads,

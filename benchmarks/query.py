@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from saekit.features.examples import KeptExamples
-from saekit.features.lexicons import Words
-from saekit.features.name_file import NAMES, LayerNames, write_names
-from saekit.features.pairs import Pairs, PairTable
-from saekit.features.reader import FeatureIndex
-from saekit.features.statistics import Moments
-from saekit.features.writing import IndexWriter
+from saekit.features.index.examples import KeptExamples
+from saekit.features.index.feature_index import FeatureIndex
+from saekit.features.index.statistics import Moments
+from saekit.features.index.token_pairs import Pairs, PairTable
+from saekit.features.index.writer import IndexWriter
+from saekit.features.names.lexicons import Words
+from saekit.features.names.name_file import NAMES, LayerNames, write_names
 
 PER_FEATURE = 24  # tokens on which a made-up feature is active
 POSITIONS = 300_000

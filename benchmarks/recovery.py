@@ -49,8 +49,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from saekit.sae.config import ARCHITECTURES, TrainConfig
-from saekit.sae.layer import LayerTraining
+from saekit.sae.training.config import ARCHITECTURES, TrainConfig
+from saekit.sae.training.layer import LayerTraining
 
 SETTINGS = ("easy", "correlated", "hierarchy")
 SCORES = ("mean_max_cosine", "recovered", "matched_cosine")

@@ -30,9 +30,9 @@ from tqdm.auto import tqdm
 import saekit
 from saekit.bundled import DEFAULT_DICTIONARIES, SEED_PROMPT, bundled
 from saekit.concepts.catalogue import Catalogue
-from saekit.routes.intervals import bootstrap_interval
-from saekit.routes.shares import ratio
-from saekit.routes.variants import row_of, summed_up
+from saekit.routes.attribution.shares import ratio
+from saekit.routes.variants.intervals import bootstrap_interval
+from saekit.routes.variants.summary import row_of, summed_up
 
 MEASURES = (
     "n80", "share_positive", "share_causal", "random_causal_share", "share_causal_of_key",

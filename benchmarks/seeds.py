@@ -30,8 +30,8 @@ from saekit.concepts.finding import find_concepts
 from saekit.concepts.matching import START
 from saekit.concepts.observations import observe
 from saekit.concepts.pairing import MIN_JOINT, Pairs, match_pair
-from saekit.sae.config import TrainConfig
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
+from saekit.sae.training.config import TrainConfig
 from saekit.text.sources import open_text
 
 STRONG = (0.7, 0.7)

@@ -29,9 +29,9 @@ from tqdm.auto import tqdm
 
 import saekit
 from saekit.bundled import DEFAULT_DICTIONARIES, bundled
-from saekit.model.forward import ExactGPT2
-from saekit.routes.changes import Change, Resolver, swapped_layers
-from saekit.routes.clamping import (
+from saekit.model.exact import ExactModel
+from saekit.routes.intervention.changes import Change, Resolver, swapped_layers
+from saekit.routes.intervention.holds import (
     Clamp,
     merged,
     with_features_held,
@@ -39,8 +39,8 @@ from saekit.routes.clamping import (
     with_other_stream,
     with_random_writes,
 )
-from saekit.routes.intervals import bootstrap_interval
 from saekit.routes.targets import activations
+from saekit.routes.variants.intervals import bootstrap_interval
 
 BEHAVIOURS = {"opposites": opposite_prompts, "stories": story_prompts}
 WAYS = ("features", "whole_stream", "error_only", "random_features")
@@ -53,7 +53,7 @@ class Swapper:
 
     def __init__(self, model, dictionaries) -> None:
         self.model, self.dictionaries = model, dictionaries
-        self.exact = ExactGPT2(model)
+        self.exact = ExactModel(model)
 
     def open(self, prompt: RoutePrompt):
         ids = self.model.prompt(prompt.text)

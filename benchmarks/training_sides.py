@@ -22,9 +22,9 @@ from transformers import GPT2LMHeadModel
 
 from saekit.coordinates import hook_name
 from saekit.model.loading import LanguageModel
-from saekit.sae.config import TrainConfig
 from saekit.sae.kernels import kernels_for
-from saekit.sae.training import Run
+from saekit.sae.training.config import TrainConfig
+from saekit.sae.training.trainer import Run
 
 Rebuild = Callable[[Tensor], Tensor]
 NEVER = 10**9  # steps until something that a benchmark does not want
@@ -120,7 +120,7 @@ class _Timed(Run):
 
 def run_saekit(task: Task, clock: Clock, folder: Path) -> list[Rebuild]:
     """saekit."""
-    from saekit.sae.distributed import World
+    from saekit.sae.training.distributed import World
 
     kernels_for(clock.device)  # compiles on first use
 

@@ -6,20 +6,19 @@ The public names are loaded on first use, so `import saekit` is cheap.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 _HOME = {
+    "__version__": "saekit.version",
     "load_model": "saekit.model.loading",
     "LanguageModel": "saekit.model.loading",
-    "train": "saekit.sae.training",
-    "TrainConfig": "saekit.sae.config",
-    "DictionarySet": "saekit.sae.storage",
+    "train": "saekit.sae.training.trainer",
+    "TrainConfig": "saekit.sae.training.config",
+    "DictionarySet": "saekit.sae.storage.dictionary_set",
     "evaluate": "saekit.sae.evaluation",
-    "FeatureIndex": "saekit.features.reader",
+    "FeatureIndex": "saekit.features.index.feature_index",
     "find_concepts": "saekit.concepts.finding",
-    "trace": "saekit.routes.tracing",
+    "trace": "saekit.routes.trace",
     "Circuit": "saekit.routes.circuit",
-    "score_heads": "saekit.heads.scoring",
+    "score_heads": "saekit.heads.static_scores",
     "HeadScores": "saekit.heads.scores",
 }
 __all__ = [
@@ -40,17 +39,18 @@ __all__ = [
 
 if TYPE_CHECKING:
     from saekit.concepts.finding import find_concepts as find_concepts
-    from saekit.features.reader import FeatureIndex as FeatureIndex
+    from saekit.features.index.feature_index import FeatureIndex as FeatureIndex
     from saekit.heads.scores import HeadScores as HeadScores
-    from saekit.heads.scoring import score_heads as score_heads
+    from saekit.heads.static_scores import score_heads as score_heads
     from saekit.model.loading import LanguageModel as LanguageModel
     from saekit.model.loading import load_model as load_model
     from saekit.routes.circuit import Circuit as Circuit
-    from saekit.routes.tracing import trace as trace
-    from saekit.sae.config import TrainConfig as TrainConfig
+    from saekit.routes.trace import trace as trace
     from saekit.sae.evaluation import evaluate as evaluate
-    from saekit.sae.storage import DictionarySet as DictionarySet
-    from saekit.sae.training import train as train
+    from saekit.sae.storage.dictionary_set import DictionarySet as DictionarySet
+    from saekit.sae.training.config import TrainConfig as TrainConfig
+    from saekit.sae.training.trainer import train as train
+    from saekit.version import __version__ as __version__
 
 
 def __getattr__(name: str) -> Any:

@@ -11,19 +11,19 @@ from typing import Any
 
 from saekit.bundled import SEED_PROMPT
 from saekit.concepts.finding import find_concepts
-from saekit.concepts.tables import catalogue_table
-from saekit.features.build import build_index
-from saekit.features.names import make_names
-from saekit.features.reader import FeatureIndex
+from saekit.features.index.build import build_index
+from saekit.features.index.feature_index import FeatureIndex
+from saekit.features.names.names import make_names
 from saekit.files import ensure_writable, write_json
 from saekit.model.loading import load_model
 from saekit.report.export import write_report
-from saekit.routes.circuit import render
-from saekit.routes.tracing import trace
-from saekit.sae.config import TrainConfig
+from saekit.report.terminal.circuit_text import render
+from saekit.report.terminal.concept_tables import catalogue_table
+from saekit.report.terminal.dictionary_table import evaluation_table
+from saekit.routes.trace import trace
 from saekit.sae.evaluation import evaluate
-from saekit.sae.table import evaluation_table
-from saekit.sae.training import train
+from saekit.sae.training.config import TrainConfig
+from saekit.sae.training.trainer import train
 from saekit.text.parts import INDEX, only_parts
 from saekit.text.sources import open_text
 

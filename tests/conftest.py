@@ -29,7 +29,7 @@ def tiny_model_folder(tmp_path_factory):
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from saekit.model.saving import save_model
+    from saekit.model.pretraining.saving import save_model
     from saekit.text import relational
     from saekit.text.tokenizer import train_tokenizer
 

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from saekit.cli import main
-from saekit.features.reader import FeatureIndex
+from saekit.features.index.feature_index import FeatureIndex
 from saekit.routes.circuit import schema
 
 PROMPT = 'The opposite of "large" is "'

@@ -43,7 +43,7 @@ def test_plain_transformers_opens_the_model():
 @pytest.mark.slow
 def test_the_manifests_figures_are_the_models(model):
     """Everything but the loss on the corpus, which is not shipped."""
-    from saekit.model.behaviours import loss_per_token, measure_behaviours
+    from saekit.model.pretraining.behaviours import loss_per_token, measure_behaviours
     from saekit.text.corpora import prose
 
     manifest = read_json(SET / "model" / "manifest.json", schema_version=1)
@@ -105,7 +105,7 @@ def test_the_table_of_shipped_dictionaries_has_every_layer(dictionaries):
 
 def test_the_index_and_the_concepts_belong_to_the_dictionaries(dictionaries):
     from saekit.concepts.catalogue import Catalogue
-    from saekit.features.reader import FeatureIndex
+    from saekit.features.index.feature_index import FeatureIndex
 
     catalogue = Catalogue.load(SET / "concepts.json")
     assert catalogue.fingerprint == dictionaries.manifest["fingerprint"]

@@ -8,12 +8,12 @@ from app import state
 from app.circuit_view import show_svg
 from saekit.coordinates import head_name, parse_head
 from saekit.errors import SaekitError
-from saekit.report.claims import as_document, name_of_head
+from saekit.report.circuit.claims import as_document, name_of_head
+from saekit.report.circuit.head_map import head_svg
+from saekit.report.circuit.svg import circuit_svg
 from saekit.report.export import circuit_json, circuit_png, png_problem
 from saekit.report.formatting import plain
-from saekit.report.head_map import head_svg
 from saekit.report.html import tables
-from saekit.report.svg import circuit_svg
 
 MAX_HEADS = 24
 DEFAULT_HEADS = 5

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import state
 from saekit.coordinates import parse_layers
-from saekit.features.reader import RANKS
+from saekit.features.index.feature_index import RANKS
 from saekit.features.records import FeatureName, TokenHit
 from saekit.report.formatting import visible
 

@@ -1,7 +1,7 @@
 """The residual stream of all layers: computed in one pass, read from a cache, shuffled."""
 
-from saekit.activations.cache import CachedActivations
-from saekit.activations.caching import write_cache
+from saekit.activations.cache.cache_writer import write_cache
+from saekit.activations.cache.cached_activations import CachedActivations
 from saekit.activations.residuals import (
     check_layers,
     embed,
@@ -17,7 +17,7 @@ from saekit.activations.rows import (
     documents_of,
     texts_of,
 )
-from saekit.activations.shuffling import ShuffleBuffer
+from saekit.activations.shuffle import ShuffleBuffer
 from saekit.activations.sources import ActivationSource, ModelActivations
 
 __all__ = [

@@ -1,15 +1,14 @@
 """Rows of activations to their places in the shuffle buffer, looked at on the way."""
 
 import ctypes
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.compiled import address, library
+from saekit.native.library import FOLDER, address, library
 
-SOURCE = Path(__file__).with_name("placing.cpp")
+SOURCE = FOLDER / "placing.cpp"
 
 _long = ctypes.c_int64
 

@@ -5,16 +5,15 @@ shapes, elsewhere by oneDNN.
 """
 
 import ctypes
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from saekit.compiled import address, library
+from saekit.native.library import FOLDER, address, library
 
-SOURCE = Path(__file__).with_name("products.cpp")
+SOURCE = FOLDER / "products.cpp"
 PANELS, _PANEL = 32, 16  # outputs must be a multiple of the first
 _LONGEST = 1024  # inputs; with more, rows leave the cache and oneDNN is faster
 

@@ -1,7 +1,7 @@
 """Where activations come from: the protocol, and the source that runs the model.
 
 A source hands out the residual stream of all its layers, token after token, in passes of its own
-choosing.  How tokens are shuffled is none of its business (see `saekit.activations.shuffling`).
+choosing.  How tokens are shuffled is none of its business (see `saekit.activations.shuffle`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saekit.activations.narrow import NarrowForward, can_run
+from saekit.activations.bf16 import NarrowForward, can_run
 from saekit.activations.residuals import check_layers, residuals
 from saekit.activations.rows import Rows, Text, TextRows
 from saekit.model.loading import LanguageModel

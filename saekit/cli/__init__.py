@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _version() -> str:
-    from saekit import __version__
+    from saekit.version import __version__
 
     return f"saekit {__version__}"
 

@@ -47,7 +47,7 @@ def open_set(args: argparse.Namespace) -> tuple[Any, Any]:
     """The dictionary set and the model it was trained on."""
     from saekit.model.devices import check_device
     from saekit.model.loading import load_model
-    from saekit.sae.storage import DictionarySet
+    from saekit.sae.storage.dictionary_set import DictionarySet
 
     device = getattr(args, "device", "cpu")
     check_device(device)

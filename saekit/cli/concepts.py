@@ -27,8 +27,8 @@ def _concepts(args: argparse.Namespace) -> None:
     from saekit.concepts.catalogue import Catalogue
     from saekit.concepts.definitions import BUILT_IN, read_definitions
     from saekit.concepts.finding import find_concepts
-    from saekit.concepts.tables import catalogue_table
     from saekit.files import ensure_writable
+    from saekit.report.terminal.concept_tables import catalogue_table
 
     check_top(args)
     path = dictionary_folder(args) / "concepts.json"
@@ -72,7 +72,7 @@ def _concepts(args: argparse.Namespace) -> None:
 
 def _stored_names(folder: Path) -> Any:
     """The names of a dictionary set's features; None if there are none."""
-    from saekit.features.reader import FeatureIndex
+    from saekit.features.index.feature_index import FeatureIndex
 
     if not (folder / "index.h5").is_file():
         return None
@@ -84,7 +84,7 @@ def _concepts_of_prompt(args: argparse.Namespace, catalogue: "Catalogue") -> Non
     from dataclasses import asdict
 
     from saekit.concepts.spans import chain_spans, prompt_spans
-    from saekit.concepts.tables import prompt_table
+    from saekit.report.terminal.concept_tables import prompt_table
 
     model, dictionaries = open_set(args)
     spans = prompt_spans(model, dictionaries, catalogue, args.prompt)

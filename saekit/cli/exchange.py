@@ -24,7 +24,7 @@ def _import(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from saekit.coordinates import parse_layers
     from saekit.sae.interchange.sets import export_dictionaries
-    from saekit.sae.storage import DictionarySet
+    from saekit.sae.storage.dictionary_set import DictionarySet
 
     dictionaries = DictionarySet.load(dictionary_folder(args))
     layers = parse_layers(args.layers, max(dictionaries.layers)) if args.layers else None

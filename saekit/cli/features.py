@@ -21,12 +21,12 @@ from saekit.coordinates import parse_feature
 from saekit.errors import InputError
 
 if TYPE_CHECKING:
-    from saekit.features.reader import FeatureIndex
+    from saekit.features.index.feature_index import FeatureIndex
 
 
 def _index(args: argparse.Namespace) -> None:
-    from saekit.features.build import CHECKPOINT_TOKENS, build_index
-    from saekit.features.names import make_names
+    from saekit.features.index.build import CHECKPOINT_TOKENS, build_index
+    from saekit.features.names.names import make_names
     from saekit.text.parts import INDEX, only_parts
 
     model, dictionaries = open_set(args)
@@ -54,7 +54,7 @@ def _name_tokens(tokens: int) -> int:
 
 
 def _names(args: argparse.Namespace) -> None:
-    from saekit.features.names import make_names
+    from saekit.features.names.names import make_names
 
     model, dictionaries = open_set(args)
     index = dictionaries.path / "index.h5"
@@ -77,14 +77,14 @@ def _labeller(args: argparse.Namespace) -> Any:
         raise InputError(
             "--labeller asks a model for each feature: give --labeller-model and --features 8/1234."
         )
-    from saekit.features.labelling import ChatLabeller
+    from saekit.features.names.labellers import ChatLabeller
 
     return ChatLabeller(args.labeller, args.labeller_model, os.environ.get("SAEKIT_LABELLER_KEY"))
 
 
 def _names_document(index: Path, names: Path) -> dict[str, Any]:
-    from saekit.features.index_file import IndexFile
-    from saekit.features.name_file import FeatureNames
+    from saekit.features.index.index_file import IndexFile
+    from saekit.features.names.name_file import FeatureNames
 
     with IndexFile.open(index) as opened:
         made = FeatureNames.open(names, opened)
@@ -92,7 +92,7 @@ def _names_document(index: Path, names: Path) -> dict[str, Any]:
 
 
 def _names_table(document: dict[str, Any]) -> str:
-    from saekit.features.name_file import KINDS
+    from saekit.features.names.name_file import KINDS
 
     summary = document["summary"]
     lines = [
@@ -117,8 +117,8 @@ def _names_table(document: dict[str, Any]) -> str:
 
 def _query(args: argparse.Namespace) -> None:
     from saekit.coordinates import parse_layers
-    from saekit.features import table
-    from saekit.features.reader import FeatureIndex
+    from saekit.features.index.feature_index import FeatureIndex
+    from saekit.report.terminal import feature_tables as table
 
     if args.csv and args.json:
         raise InputError("--csv and --json are two forms of one answer: choose one.")

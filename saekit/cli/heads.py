@@ -24,8 +24,8 @@ def _relations(args: argparse.Namespace) -> None:
 
 
 def _heads(args: argparse.Namespace) -> None:
-    from saekit.heads.export import check_out, write_atlas
-    from saekit.heads.terminal import render
+    from saekit.report.heads.atlas_files import check_out, write_atlas
+    from saekit.report.terminal.head_tables import render
 
     if args.relations:
         _relations(args)

@@ -9,7 +9,7 @@ from saekit.cli.common import Command, add_device, add_text, held_out_text, show
 def _means(args: argparse.Namespace) -> None:
     from saekit.files import ensure_writable
     from saekit.model.loading import load_model
-    from saekit.routes.means import head_means
+    from saekit.routes.ablation.head_means import head_means
 
     out = Path(args.out)
     ensure_writable(out.parent)

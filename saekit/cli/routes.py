@@ -20,7 +20,7 @@ def _open(args: argparse.Namespace) -> tuple[Any, Any, Any]:
 
 
 def _traced(args: argparse.Namespace, opened: tuple[Any, Any, Any]) -> Any:
-    from saekit.routes.tracing import trace
+    from saekit.routes.trace import trace
 
     model, dictionaries, catalogue = opened
     return trace(
@@ -59,7 +59,7 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
 
 def _trace(args: argparse.Namespace) -> None:
     from saekit.files import ensure_file_writable, ensure_writable
-    from saekit.routes.circuit import render
+    from saekit.report.terminal.circuit_text import render
 
     folder = ensure_writable(args.out) if args.out else None
     if args.graph is not None:
@@ -69,8 +69,8 @@ def _trace(args: argparse.Namespace) -> None:
     circuit = _traced(args, opened)
     document, blocks = circuit.to_dict(), [render(circuit)]
     if args.changes:
-        from saekit.routes.interventions import intervene
-        from saekit.routes.outcomes import render_outcomes
+        from saekit.routes.intervention.intervene import intervene
+        from saekit.routes.intervention.outcomes import render_outcomes
 
         model, dictionaries, catalogue = opened
         outcomes = intervene(
@@ -79,7 +79,7 @@ def _trace(args: argparse.Namespace) -> None:
         document["interventions"] = [outcome.to_dict() for outcome in outcomes]
         blocks.append(render_outcomes(outcomes))
     if prompts:
-        from saekit.routes.variants import render_variants, trace_variants
+        from saekit.routes.variants.summary import render_variants, trace_variants
 
         variants = trace_variants(
             *opened[:2], prompts, circuit.key, circuit.query, len(circuit.tokens),
@@ -91,7 +91,7 @@ def _trace(args: argparse.Namespace) -> None:
         _write(folder, circuit, document)
     if args.graph:
         from saekit.files import write_json
-        from saekit.routes.graph import attribution_graph
+        from saekit.routes.graph.builder import attribution_graph
 
         write_json(
             args.graph,
@@ -105,13 +105,13 @@ def _trace(args: argparse.Namespace) -> None:
 def _variant_prompts(args: argparse.Namespace) -> list[str]:
     """Read before anything is computed, as are the changes."""
     if args.changes:
-        from saekit.routes.changes import parse_change
+        from saekit.routes.intervention.changes import parse_change
 
         for change in args.changes:
             parse_change(change)
     if args.variants is None:
         return []
-    from saekit.routes.templates import read_variants
+    from saekit.routes.variants.templates import read_variants
 
     return read_variants(args.variants)
 

@@ -19,7 +19,7 @@ from saekit.cli.common import (
     text_name,
 )
 from saekit.errors import InputError, SaekitError
-from saekit.sae.config import ARCHITECTURES
+from saekit.sae.training.config import ARCHITECTURES
 
 if TYPE_CHECKING:
     from saekit.activations import CachedActivations
@@ -37,7 +37,7 @@ def _demo(args: argparse.Namespace) -> None:
 def _layer_settings(given: list[str], n_layers: int) -> dict[int, dict[str, Any]]:
     """`10-12:d_sae=8192,k=16` -> {10: {"d_sae": 8192, "k": 16}, 11: ..., 12: ...}."""
     from saekit.coordinates import parse_layers
-    from saekit.sae.config import LayerConfig
+    from saekit.sae.training.config import LayerConfig
 
     kinds = {f.name: type(getattr(LayerConfig(), f.name)) for f in fields(LayerConfig)}
     settings: dict[int, dict[str, Any]] = {}
@@ -87,10 +87,10 @@ def _train(args: argparse.Namespace) -> None:
     from saekit.activations import check_length
     from saekit.coordinates import parse_layers
     from saekit.model.loading import load_model
-    from saekit.sae.config import TrainConfig
-    from saekit.sae.distributed import join, leave, local_device
-    from saekit.sae.metrics import tensorboard_sink, wandb_sink
-    from saekit.sae.training import train
+    from saekit.sae.training.config import TrainConfig
+    from saekit.sae.training.distributed import join, leave, local_device
+    from saekit.sae.training.metrics import tensorboard_sink, wandb_sink
+    from saekit.sae.training.trainer import train
     from saekit.text.sources import open_text
 
     model = load_model(args.model, device=local_device(args.device), prepend_bos=not args.no_bos)
@@ -128,8 +128,8 @@ def _train(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from saekit.activations import check_length
+    from saekit.report.terminal.dictionary_table import evaluation_table
     from saekit.sae.evaluation import DEFAULT_CONTEXT, evaluate
-    from saekit.sae.table import evaluation_table
 
     model, dictionaries = open_set(args)
     context = dictionaries.manifest.get("training", {}).get("context") or DEFAULT_CONTEXT
@@ -139,7 +139,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
-    from saekit.model.pretraining import PretrainConfig, pretrain
+    from saekit.model.pretraining.run import PretrainConfig, pretrain
     from saekit.text.corpora import text_files
 
     chosen = {f.name: getattr(args, f.name) for f in fields(PretrainConfig)}

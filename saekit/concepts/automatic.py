@@ -2,7 +2,7 @@
 
 A feature is reliable if its name detects it with a balanced accuracy of at least 0.9 on the part of
 the text on which names are chosen; every score that is shown is of the other part
-(`saekit.features.scoring`).  A chain (features matched between layers) with a reliable member is
+(`features/names/scoring.py`).  A chain (features matched between layers) with a reliable member is
 one concept, called by the vote of its reliable members, weighted by detection; a reliable feature
 on no chain is a concept of its own.  For people, concepts of one name and kind share a line.
 Torch-free.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saekit.coordinates import feature_name
-from saekit.features.name_file import KINDS, FeatureNames
+from saekit.features.names.name_file import KINDS, FeatureNames
 
 GOOD = 0.9  # chosen_detection from which a name is reliable
 Place = tuple[int, int]

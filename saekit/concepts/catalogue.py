@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from saekit import __version__
 from saekit.concepts.automatic import AutomaticConcept
 from saekit.coordinates import feature_name, parse_feature
 from saekit.errors import FormatError, InputError
 from saekit.files import read_json, write_json
+from saekit.version import __version__
 
 SCHEMA_VERSION = 1
 

@@ -15,7 +15,7 @@ from saekit.concepts.catalogue import LayerScore
 from saekit.concepts.definitions import MIN_PROMPTS, Definition
 from saekit.concepts.selection import LayerView, score_layer
 from saekit.model.loading import LanguageModel
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 
 
 def halves(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saekit.errors import InputError
-from saekit.features.lexicons import CLASSES
+from saekit.features.names.lexicons import CLASSES
 
 KINDS = ("input", "class", "output", "contrast")
 # of each sign, half to choose features on, half to score them on: with ten against ten a feature

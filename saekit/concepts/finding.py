@@ -18,9 +18,9 @@ from saekit.concepts.selection import LayerView, percentiles, score_layer
 from saekit.concepts.spans import longest_run
 from saekit.coordinates import feature_name
 from saekit.errors import InputError
-from saekit.features.name_file import FeatureNames
+from saekit.features.names.name_file import FeatureNames
 from saekit.model.loading import LanguageModel
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 
 
 def find_concepts(
@@ -50,7 +50,7 @@ def find_concepts(
         context: row length; by default that of the training.
         text_name: what the text is, in words, for the catalogue.
         seed: of the nulls.
-        named: names of all features (`saekit.features.names`), for the automatic concepts.
+        named: names of all features (`saekit.features.names.names`), for the automatic concepts.
 
     Raises:
         InputError: two definitions of one name, words that are no tokens of the model, or too

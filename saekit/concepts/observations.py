@@ -23,7 +23,7 @@ from saekit.concepts.sampling import Sampler, Stratum
 from saekit.errors import InputError
 from saekit.model.loading import LanguageModel
 from saekit.sae.dictionary import Dictionary
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 
 _PASS_TOKENS = 2048  # dense preactivations of one layer for this many tokens are held at once
 

@@ -17,7 +17,7 @@ from saekit.concepts.outputs import deviations
 from saekit.coordinates import feature_name
 from saekit.errors import MismatchError
 from saekit.model.loading import LanguageModel
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 
 MIN_SHARE = 0.6
 MIN_RELATIVE = 0.05  # of a feature's 99th percentile: below, it is not called active

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from saekit.activations import Text, check_layers, context_rows, documents_of, residuals, unembed
 from saekit.errors import InputError
 from saekit.model.loading import LanguageModel
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 from saekit.text.packing import Document
 from saekit.text.parts import CHOOSE, REPORT, new_pieces, part_of
 

@@ -143,7 +143,7 @@ class Relative:
 class NameScores:
     """How well a name tells, on text it was not made from, where the feature is active.
 
-    See `saekit.features.scoring` for how each is measured.  None: not measured.
+    See `saekit.features.names.scoring` for how each is measured.  None: not measured.
 
     Attributes:
         detection: balanced accuracy of "the feature is active in this passage".
@@ -208,7 +208,7 @@ class FeatureRecord:
         top_tokens: the current tokens with most activation in total.
         output_top, output_bottom: tokens its decoder direction promotes and suppresses most.
         label: a name given to it by somebody, if any.
-        word: the word (see `saekit.features.lexicons`) with most of its activation, None if dead.
+        word: the word (see names/lexicons.py) with most of its activation, None if dead.
         before, after: the same for the words before and after the positions where it is active.
         token_class: the class of tokens it is most about.
         entropy: of its activation over words, over the log of their number; 0: one word.

@@ -5,16 +5,16 @@ from typing import Any
 
 from saekit.coordinates import head_name, parse_head
 from saekit.errors import InputError
-from saekit.heads.causal import causal_check
 from saekit.heads.classes import Head
-from saekit.heads.dynamic import dynamic_scores
-from saekit.heads.measured import measured_classes
 from saekit.heads.pairs import open_for_pairs, token_pairs
+from saekit.heads.prompts.causal import causal_check
+from saekit.heads.prompts.dynamic_scores import dynamic_scores
+from saekit.heads.prompts.measured import measured_classes
 from saekit.heads.relations import open_relation
 from saekit.heads.salient import salient_operations
 from saekit.heads.scores import HeadScores
-from saekit.heads.scoring import check_k, score_pairs
-from saekit.model.forward import ExactGPT2
+from saekit.heads.static_scores import check_k, score_pairs
+from saekit.model.exact import ExactModel
 from saekit.model.loading import load_model
 
 CAUSAL_HEADS = 20
@@ -22,7 +22,7 @@ SALIENT_HEADS = 3
 
 
 def _salient_choice(
-    scores: HeadScores, names: Sequence[str], exact: ExactGPT2
+    scores: HeadScores, names: Sequence[str], exact: ExactModel
 ) -> list[tuple[Head, bool]]:
     """The named heads on both sides, or the highest of this relation on the side they act."""
     if not names:
@@ -70,7 +70,7 @@ def build_atlas(
     chosen = check_k(k, opened.default_k, language_model.d_vocab)
     if language_model.tokenizer is None and (dynamic or causal or salient is not None):
         raise InputError(f"{language_model.id} has no tokenizer: open it from its folder.")
-    exact = ExactGPT2(language_model)
+    exact = ExactModel(language_model)
     scores = score_pairs(language_model, exact, pairs, chosen, seed=seed)
     listed = _salient_choice(scores, salient, exact) if salient is not None else None
     if not classes:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from saekit import __version__
 from saekit.coordinates import head_name, parse_head
 from saekit.errors import InputError
 from saekit.heads.classes import HeadClass, HeadClasses
 from saekit.heads.grids import DYNAMIC, Dynamic, Grid
+from saekit.version import __version__
 
 if TYPE_CHECKING:
     from saekit.heads.scores import HeadScores

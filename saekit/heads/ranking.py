@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from saekit.model.forward import ExactGPT2
+from saekit.model.exact import ExactModel
 
 # Logits held at once: 2^24 float32 are 64 MB; larger chunks are not faster.
 BUDGET = 2**24
@@ -104,7 +104,7 @@ def _decide(
 
 def _settle(
     side: Side,
-    exact: ExactGPT2,
+    exact: ExactModel,
     target: Int[Tensor, " row"],
     k: int,
     writes: Writes,
@@ -121,7 +121,7 @@ def _settle(
 
 @torch.no_grad()
 def rank_targets(
-    exact: ExactGPT2,
+    exact: ExactModel,
     values: Float[Tensor, "layer head row d_head"],
     target: Int[Tensor, " row"],
     k: int,

@@ -18,7 +18,7 @@ from saekit.coordinates import head_name
 from saekit.heads.classes import Head
 from saekit.heads.ranking import BUDGET, extremes
 from saekit.heads.weights import head_input
-from saekit.model.forward import ExactGPT2
+from saekit.model.exact import ExactModel
 from saekit.model.loading import LanguageModel
 
 N_INPUTS = 40
@@ -44,7 +44,7 @@ def kind_of(source: str, output: str) -> str:
 
 @torch.no_grad()
 def strongest(
-    exact: ExactGPT2, head: Head, inputs: Float[Tensor, "token d_model"], lowers: bool
+    exact: ExactModel, head: Head, inputs: Float[Tensor, "token d_model"], lowers: bool
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, "n outputs"]]:
     """(strength, input ids, output ids) of the strongest inputs of a head.
 
@@ -66,7 +66,7 @@ def strongest(
 
 
 def salient_operations(
-    model: LanguageModel, exact: ExactGPT2, heads: Sequence[tuple[Head, bool]]
+    model: LanguageModel, exact: ExactModel, heads: Sequence[tuple[Head, bool]]
 ) -> list[dict[str, Any]]:
     """The strongest operations of some heads.
 

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.model.forward import ExactGPT2
+from saekit.model.exact import ExactModel
 
 
 @torch.no_grad()
 def first_mlp(
-    exact: ExactGPT2, embedding: Float[Tensor, "token d_model"]
+    exact: ExactModel, embedding: Float[Tensor, "token d_model"]
 ) -> Float[Tensor, "token d_model"]:
     """MLP_0( LN2_0( e ) ): the first MLP's output, in the precision of `embedding`."""
     w = exact.blocks[0]
@@ -33,7 +33,7 @@ def first_mlp(
 
 @torch.no_grad()
 def head_input(
-    exact: ExactGPT2, ids: Int[Tensor, " token"], layer: int, dtype: torch.dtype = torch.float32
+    exact: ExactModel, ids: Int[Tensor, " token"], layer: int, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "token d_model"]:
     """s_t: what the heads of a layer are given for each token."""
     embedding = exact.W_E[ids].to(dtype)
@@ -42,7 +42,7 @@ def head_input(
 
 @torch.no_grad()
 def head_values(
-    exact: ExactGPT2, ids: Int[Tensor, " token"]
+    exact: ExactModel, ids: Int[Tensor, " token"]
 ) -> Float[Tensor, "layer head token d_head"]:
     """z_t of every head in one pass; `z_t W_O W_U` are its logits."""
     first, later = head_input(exact, ids, 0), head_input(exact, ids, 1)
@@ -53,7 +53,7 @@ def head_values(
 
 @torch.no_grad()
 def head_writes(
-    exact: ExactGPT2, ids: Int[Tensor, " token"], layer: int, head: int
+    exact: ExactModel, ids: Int[Tensor, " token"], layer: int, head: int
 ) -> Float[Tensor, "token d_model"]:
     """z_t W_O of one head in float64, for decisions that float32 cannot make."""
     block = exact.blocks[layer]

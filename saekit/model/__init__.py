@@ -1,0 +1,1 @@
+"""A language model: opened, described, and run exactly on one prompt."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from saekit.errors import InputError
 from saekit.files import ensure_writable, write_bytes, write_text
-from saekit.report.claims import as_document
-from saekit.report.drawing import MONO, SANS
+from saekit.report.circuit.claims import as_document
+from saekit.report.circuit.drawing import MONO, SANS
+from saekit.report.circuit.svg import circuit_svg
 from saekit.report.html import report_page
-from saekit.report.svg import circuit_svg
 
 PNG_WIDTH = 2400
 _LOG = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ No script, no file beside it, nothing loaded from a network; light or dark by th
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from saekit.report import claims
+from saekit.report.circuit import claims
+from saekit.report.circuit.svg import circuit_svg
 from saekit.report.formatting import plain, span_text, visible, xml
-from saekit.report.svg import circuit_svg
 from saekit.wording import number, percent
 
 Document = dict[str, Any]

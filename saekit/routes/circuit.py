@@ -14,9 +14,7 @@ from typing import Any
 
 from saekit.errors import FormatError
 from saekit.files import read_json, write_text
-from saekit.routes.rendering import render as render
-from saekit.wording import number as number
-from saekit.wording import percent as percent
+from saekit.wording import percent
 
 SCHEMA_VERSION = 1
 
@@ -132,7 +130,7 @@ class RandomSets:
 
 @dataclass
 class Ablation:
-    """The set removed in one way (`saekit.routes.replacing`); `random_median` is of random sets."""
+    """The set removed in one way (ablation/replacements.py); `random_median` is of random sets."""
 
     name: str
     direct: bool  # along the direct path only, all later components as in the clean run

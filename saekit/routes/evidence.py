@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from tqdm.auto import tqdm
 
 from saekit.coordinates import feature_name, head_name
-from saekit.model.forward import ExactGPT2, Forward
+from saekit.model.exact import ExactModel, Forward
 from saekit.routes import circuit as parts
-from saekit.routes.ablation import EdgeDrops
+from saekit.routes.ablation.effects import effects
+from saekit.routes.ablation.removal import EdgeDrops
+from saekit.routes.ablation.replacements import RENORMALISE, ZERO, Replacement
+from saekit.routes.attribution.qk import Part, ScoreSplit, split_score
+from saekit.routes.attribution.shares import Head, share_of_drop
 from saekit.routes.circuit import rounded
-from saekit.routes.effects import effects
-from saekit.routes.naming import Namer
-from saekit.routes.replacing import RENORMALISE, ZERO, Replacement
-from saekit.routes.scores import Part, ScoreSplit, split_score
-from saekit.routes.shares import Head, share_of_drop
+from saekit.routes.feature_names import Namer
 from saekit.routes.targets import Target
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 
 TOP_HEADS = 3  # of the set, strongest first: what one can read beside a picture
 TOP_PAIRS = 3
@@ -24,7 +24,7 @@ DELAY = 2.0  # seconds without a progress bar
 
 
 def ablations(
-    exact: ExactGPT2,
+    exact: ExactModel,
     clean: Forward,
     target: Target,
     key: int,
@@ -72,7 +72,7 @@ def ablations(
 
 
 def matches(
-    exact: ExactGPT2,
+    exact: ExactModel,
     clean: Forward,
     dictionaries: DictionarySet,
     called: Namer,
@@ -81,7 +81,7 @@ def matches(
     query: int,
     first: int,
 ) -> list[parts.Match]:
-    """Why the strongest heads attend from query to key rather than elsewhere (scores.py).
+    """Why the strongest heads attend from query to key rather than elsewhere (qk.py).
 
     Args:
         heads: the strongest first; those whose input layer has no dictionary are left out.

@@ -8,7 +8,7 @@ from saekit.concepts.catalogue import Catalogue
 from saekit.concepts.spans import check_catalogue, prompt_spans
 from saekit.errors import InputError
 from saekit.model.loading import LanguageModel, load_model
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 
 
 def opened(

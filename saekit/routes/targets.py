@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saekit.coordinates import feature_name
 from saekit.errors import InputError
-from saekit.model.forward import ExactGPT2, Forward
+from saekit.model.exact import ExactModel, Forward
 from saekit.sae.dictionary import Dictionary
 
 
@@ -53,7 +53,7 @@ class Target:
         return float(clean.resid[self.layer, self.query] @ self.direction) + self.constant
 
     def measure(
-        self, exact: ExactGPT2, resid: Float[Tensor, "*batch d_model"]
+        self, exact: ExactModel, resid: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch"]:
         """p_t of other residual streams at (layer, query), the final LayerNorm live."""
         if self.token is None:
@@ -63,7 +63,7 @@ class Target:
 
 
 def feature_target(
-    exact: ExactGPT2,
+    exact: ExactModel,
     dictionary: Dictionary,
     feature: int,
     query: int,
@@ -87,7 +87,7 @@ def feature_target(
 
 
 def token_direction(
-    exact: ExactGPT2, clean: Forward, token: int, query: int
+    exact: ExactModel, clean: Forward, token: int, query: int
 ) -> tuple[Float[Tensor, " d_model"], float]:
     """(e, c) of a token's logit minus the mean logit, the final LayerNorm's scale frozen."""
     column = exact.W_U[:, token] - exact.W_U.mean(1)
@@ -96,7 +96,7 @@ def token_direction(
 
 
 def token_target(
-    exact: ExactGPT2, clean: Forward, token: int, query: int, label: str, kind: str = "token"
+    exact: ExactModel, clean: Forward, token: int, query: int, label: str, kind: str = "token"
 ) -> Target:
     """The logit of an output token minus the mean logit at tensor index `query`."""
     direction, constant = token_direction(exact, clean, token, query)

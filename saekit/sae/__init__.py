@@ -1,0 +1,1 @@
+"""Dictionaries (sparse autoencoders): encode, decode, train, measure, store, exchange."""

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.errors import InputError
-from saekit.sae.narrow import MIN_TOKENS, NarrowTopK, supported
+from saekit.sae.topk import MIN_TOKENS, NarrowTopK, supported
 
 ARCHITECTURES = ("topk", "standard", "jumprelu", "gated", "abstopk")
 WITH_K = ("topk", "abstopk")

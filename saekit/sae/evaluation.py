@@ -30,7 +30,7 @@ from saekit.errors import InputError
 from saekit.model.loading import LanguageModel, LoadableModel, load_model
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.splicing import ZeroAblation, clean_output, splice_losses
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 
 _PASS_TOKENS = 1024  # of one model pass: tried 512 to 4096 on CPU (more: allocation dominates)
 DEFAULT_CONTEXT = 128  # of dictionaries that do not say theirs

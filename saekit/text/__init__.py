@@ -1,0 +1,1 @@
+"""Text: files, data sets and generated English, packed into rows of token ids."""

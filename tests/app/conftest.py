@@ -15,9 +15,9 @@ def viewed_set(tiny_model, tiny_model_folder, tmp_path_factory) -> Path:
     import torch
 
     from saekit.coordinates import hook_name
-    from saekit.features.build import build_index
+    from saekit.features.index.build import build_index
     from saekit.sae.dictionary import Dictionary
-    from saekit.sae.storage import DictionarySet
+    from saekit.sae.storage.dictionary_set import DictionarySet
 
     torch.manual_seed(0)
     parts = {}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from saekit.sae.architectures import ARCHITECTURES
-from saekit.sae.config import TrainConfig
-from saekit.sae.layer import LayerTraining
+from saekit.sae.training.architectures import ARCHITECTURES
+from saekit.sae.training.config import TrainConfig
+from saekit.sae.training.layer import LayerTraining
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,7 +42,7 @@ def test_float32_training_follows_the_cpu(architecture):
 def test_bf16_training_ends_where_the_cpu_does(tmp_path: Path, architecture):
     """gpt2-mini, all layers, saekit's defaults: FVU within 2% at each layer."""
     from saekit.model.loading import load_model
-    from saekit.sae.training import train
+    from saekit.sae.training.trainer import train
     from saekit.text.sources import open_text
 
     config = TrainConfig(

@@ -44,8 +44,8 @@ def test_samples_have_unit_variance_per_dimension():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_training_does_not_start_at_what_is_planted(seed):
     """Equal seeds of both did that once: every score was then too good."""
-    from saekit.sae.config import TrainConfig
-    from saekit.sae.layer import LayerTraining
+    from saekit.sae.training.config import TrainConfig
+    from saekit.sae.training.layer import LayerTraining
 
     size, device = recovery.SIZES["full"], torch.device("cpu")
     config = TrainConfig(d_sae=size.features, k=size.active, seed=seed)

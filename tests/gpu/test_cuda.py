@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from saekit.sae.config import TrainConfig
 from saekit.sae.kernels import Reference, kernels_for
-from saekit.sae.layer import LayerTraining
-from saekit.sae.step import dense_step
+from saekit.sae.training.config import TrainConfig
+from saekit.sae.training.layer import LayerTraining
+from saekit.sae.training.step import dense_step
 
 pytestmark = [
     pytest.mark.gpu,

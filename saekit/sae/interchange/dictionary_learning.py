@@ -27,7 +27,7 @@ from saekit.files import atomic_path, read_json, write_json
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.folding import fold_b_dec, fold_decoder_norm
 from saekit.sae.interchange.sparsify import check_plain
-from saekit.sae.tensors import check_shapes
+from saekit.sae.storage.tensors import check_shapes
 
 WEIGHTS = "ae.pt"
 CONFIG = "config.json"

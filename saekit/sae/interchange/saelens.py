@@ -1,6 +1,6 @@
 """SAELens releases on the hub, through `sae_lens` itself (imported when it is needed).
 
-SAELens folders on disk need none of this: they are saekit's own form (`saekit.sae.storage`).
+SAELens folders on disk need none of this: they are saekit's own form (sae/storage/).
 """
 
 import warnings
@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from saekit.errors import FormatError, InputError
 from saekit.sae.dictionary import Dictionary
-from saekit.sae.storage import dictionary_of
+from saekit.sae.storage.dictionary_set import dictionary_of
 
 
 def _sae_lens() -> tuple[Any, Any]:

@@ -12,11 +12,11 @@ from saekit.coordinates import hook_name
 from saekit.errors import FormatError, InputError, ModelError
 from saekit.files import ensure_writable
 from saekit.model.loading import LanguageModel, LoadableModel, load_model
-from saekit.sae import storage
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.interchange import dictionary_learning, saelens, sparsify
-from saekit.sae.manifest import MANIFEST
-from saekit.sae.storage import DictionarySet, check_fit
+from saekit.sae.storage import dictionary_set as storage
+from saekit.sae.storage.dictionary_set import DictionarySet, check_fit
+from saekit.sae.storage.manifest import MANIFEST
 
 logger = logging.getLogger(__name__)
 

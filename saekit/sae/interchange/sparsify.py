@@ -19,7 +19,7 @@ from saekit.errors import FormatError, InputError
 from saekit.files import read_json, write_json
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.folding import fold_b_dec
-from saekit.sae.tensors import check_shapes, load_tensors, save_tensors
+from saekit.sae.storage.tensors import check_shapes, load_tensors, save_tensors
 
 WEIGHTS = "sae.safetensors"
 CONFIG = "cfg.json"

@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from saekit.compiled import library
+from saekit.native.library import library
 from saekit.sae.kernels.reference import Pairs, Reference, SparsePass
 
 logger = logging.getLogger(__name__)

@@ -1,18 +1,17 @@
-"""The sparse arithmetic on the CPU by C++ (cpu.cpp, cpu_selection.cpp), compiled on first use."""
+"""The sparse arithmetic on the CPU by C++, compiled on first use (sparse_step, selection)."""
 
 import ctypes
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.compiled import address
-from saekit.sae.kernels.pointers import bf16, either, f32, i32, i64, is_bf16, long
+from saekit.native.library import FOLDER, address
+from saekit.native.pointers import bf16, either, f32, i32, i64, is_bf16, long
 from saekit.sae.kernels.reference import Pairs, Reference, SparsePass
 
-SOURCES = [Path(__file__).with_name(name) for name in ("cpu.cpp", "cpu_selection.cpp")]
+SOURCES = [FOLDER / name for name in ("sparse_step.cpp", "selection.cpp")]
 
 
 _float = ctypes.c_float

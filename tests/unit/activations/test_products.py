@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers.pytorch_utils import Conv1D
 
 from saekit.activations.products import SOURCE, OneDnn, Product, linear
-from saekit.compiled import library
+from saekit.native.library import library
 
 FUNCTIONS = library(SOURCE)
 pytestmark = pytest.mark.skipif(

@@ -7,7 +7,7 @@ import pytest
 from saekit.cli import main
 from saekit.coordinates import hook_name
 from saekit.sae.interchange import sparsify
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 from tests.unit.sae.samples import random_dictionary
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saekit.cli import main
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 from saekit.text import relational
 
 SMALL = "--tokens 2000 --features 64 --k 8 --batch-tokens 100 --context 32 --buffer-tokens 1000"

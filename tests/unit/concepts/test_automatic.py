@@ -3,7 +3,7 @@ import pytest
 
 from saekit.concepts.automatic import automatic_concepts, automatic_sentence, automatic_table
 from saekit.concepts.catalogue import Catalogue
-from saekit.features.name_file import NAMES, FeatureNames, LayerNames, write_names
+from saekit.features.names.name_file import NAMES, FeatureNames, LayerNames, write_names
 
 
 class Index:

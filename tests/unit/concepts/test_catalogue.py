@@ -3,8 +3,8 @@ import json
 import pytest
 
 from saekit.concepts.catalogue import Catalogue, Chain, Clamp, Concept, LayerScore
-from saekit.concepts.tables import catalogue_table
 from saekit.errors import FormatError, InputError
+from saekit.report.terminal.concept_tables import catalogue_table
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from saekit.activations import residuals
 from saekit.concepts.contrast import halves, largest_activations, score_contrast
 from saekit.concepts.definitions import Definition
 from saekit.sae.dictionary import Dictionary
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 
 WORDS = (
     "large small old new hot cold fast slow good bad high low "

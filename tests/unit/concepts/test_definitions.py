@@ -8,7 +8,7 @@ from saekit.concepts.definitions import (
     resolve,
 )
 from saekit.errors import InputError
-from saekit.features.lexicons import is_bracket, is_digits, is_punctuation
+from saekit.features.names.lexicons import is_bracket, is_digits, is_punctuation
 
 VOCABULARY = [" large", "large", "Large", "larger", '"', ' "', '".', "(", " ])", ".", " opposite",
               "small", " small", "“", "a)", "7)", "’", "", " "]  # fmt: skip

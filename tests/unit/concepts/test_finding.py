@@ -18,7 +18,7 @@ from saekit.concepts.sampling import half_of
 from saekit.concepts.spans import chain_spans, prompt_spans
 from saekit.errors import InputError, MismatchError
 from saekit.sae.dictionary import Dictionary
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 from saekit.text import relational
 
 PROMPT = 'The opposite of "large" is "'

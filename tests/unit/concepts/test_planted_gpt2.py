@@ -10,7 +10,7 @@ import torch
 from saekit.activations import residuals
 from saekit.cli import main
 from saekit.model.loading import load_model
-from saekit.model.saving import save_model
+from saekit.model.pretraining.saving import save_model
 from saekit.text import relational
 from tests.unit.concepts.planted_gpt2 import ERASES, N_LAYERS, SPAN, STRENGTH, planted_gpt2
 
@@ -94,7 +94,7 @@ def test_a_prompt_shows_it_at_its_layers(line, capsys):
 
 
 def test_a_query_by_any_of_its_tokens_finds_it(line):
-    from saekit.features.reader import FeatureIndex
+    from saekit.features.index.feature_index import FeatureIndex
 
     model, out, document, members = line
     found = 0

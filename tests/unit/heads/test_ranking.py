@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from saekit.heads import ranking
 from saekit.heads.ranking import BLOCK, extremes, rank_targets, tied_share
-from saekit.model.forward import ExactGPT2
+from saekit.model.exact import ExactModel
 
 
 @settings(deadline=None)
@@ -55,8 +55,8 @@ def test_ties_share_the_places_that_are_left(row, target, k, share):
 
 
 def model_of(W_U):
-    """As much of an ExactGPT2 as ranking uses: one head whose W_O is the identity."""
-    exact = object.__new__(ExactGPT2)
+    """As much of an ExactModel as ranking uses: one head whose W_O is the identity."""
+    exact = object.__new__(ExactModel)
     exact.W_U, exact.d_head = W_U, W_U.shape[0]
     exact.blocks = [SimpleNamespace(W_O=torch.eye(exact.d_head)[None])]
     return exact

@@ -11,7 +11,7 @@ from saekit.heads.pairs import open_for_pairs
 from saekit.heads.relations import open_relation
 from saekit.heads.salient import N_INPUTS, kind_of, salient_operations, strongest
 from saekit.heads.weights import head_input
-from saekit.model.forward import ExactGPT2
+from saekit.model.exact import ExactModel
 from tests.unit.heads.planted import COPIER, FIRST_LAYER, RELATION, SUPPRESSOR, random_model
 from tests.unit.heads.words import with_words
 
@@ -35,7 +35,7 @@ def test_kinds(source, output, kind):
 
 def test_planted_heads_show_what_they_do(planted):
     model = with_words(planted)
-    exact = ExactGPT2(model)
+    exact = ExactModel(model)
     found = salient_operations(
         model, exact, [(COPIER, False), (FIRST_LAYER, False), (SUPPRESSOR, True), (RELATION, False)]
     )
@@ -53,7 +53,7 @@ def test_planted_heads_show_what_they_do(planted):
 
 def test_strength_is_the_best_logit_above_the_mean_of_its_row():
     hf = random_model(seed=2, n_layers=2, n_heads=2, d_model=16, vocabulary=50)
-    exact = ExactGPT2(open_for_pairs(hf, open_relation([(1, 1)])))
+    exact = ExactModel(open_for_pairs(hf, open_relation([(1, 1)])))
     everything = torch.arange(50)
     values, inputs, outputs = strongest(exact, (1, 1), head_input(exact, everything, 1), False)
     block = exact.blocks[1]
@@ -67,7 +67,7 @@ def test_strength_is_the_best_logit_above_the_mean_of_its_row():
 def test_each_layer_is_given_its_own_input():
     """In a random model the first MLP is no identity: layer 1 reads it, layer 0 does not."""
     model = with_words(random_model(seed=3, n_layers=2, n_heads=2, d_model=16, vocabulary=50))
-    exact, everything = ExactGPT2(model), torch.arange(50)
+    exact, everything = ExactModel(model), torch.arange(50)
     found = salient_operations(model, exact, [((0, 1), False), ((1, 1), False)])
     for layer, entry in enumerate(found):
         own = head_input(exact, everything, layer)

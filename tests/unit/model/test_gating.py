@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from saekit.activations import residuals
-from saekit.activations.narrow import can_run
+from saekit.activations.bf16 import can_run
 from saekit.errors import ModelError
-from saekit.model.forward import ExactGPT2
+from saekit.model.exact import ExactModel
 from saekit.model.gating import IMPLEMENTATION, gate_bias
 from saekit.model.loading import LanguageModel, load_model
-from saekit.model.saving import save_model
+from saekit.model.pretraining.saving import save_model
 
 PROMPT = 'The opposite of "large" is "'
 
 
 @pytest.fixture(scope="module")
 def exact(gated_model):
-    return ExactGPT2(gated_model, torch.float64)
+    return ExactModel(gated_model, torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +75,9 @@ def test_transformers_and_the_bulk_pass_close_the_same_edges(gated_model, clean)
 def test_open_gates_are_dense_attention(tiny_model, gated_model):
     hf = copy.deepcopy(gated_model.hf)
     hf.config.gate_bias = [[1e6] * 4] * 3
-    opened = ExactGPT2(LanguageModel("open", hf, tiny_model.tokenizer), torch.float64)
+    opened = ExactModel(LanguageModel("open", hf, tiny_model.tokenizer), torch.float64)
     ids = tiny_model.prompt(PROMPT)
-    dense = ExactGPT2(tiny_model, torch.float64).run(ids)
+    dense = ExactModel(tiny_model, torch.float64).run(ids)
     torch.testing.assert_close(opened.run(ids).logits, dense.logits)
 
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from saekit.errors import InputError
 from saekit.report import export
+from saekit.report.circuit.svg import circuit_svg
 from saekit.report.html import report_page, tables
-from saekit.report.svg import circuit_svg
 from saekit.routes.circuit import Circuit
 from saekit.wording import number, percent
 from tests.unit.report.samples import circuit

@@ -14,7 +14,7 @@ import torch
 from saekit.concepts.catalogue import Catalogue, Concept, LayerScore
 from saekit.model.loading import LanguageModel
 from saekit.sae.dictionary import Dictionary
-from saekit.sae.storage import DictionarySet
+from saekit.sae.storage.dictionary_set import DictionarySet
 
 PROMPT = 'The opposite of "large" is "'  # 8 tokens, "large" is token 5
 D_MODEL, N_LAYERS, N_HEADS, D_HEAD = 32, 3, 4, 8

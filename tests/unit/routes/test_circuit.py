@@ -9,17 +9,16 @@ import jsonschema
 import pytest
 
 from saekit.errors import FormatError
+from saekit.report.terminal.circuit_text import render
 from saekit.routes.circuit import (
     Arrival,
     Circuit,
     CircuitConcept,
-    number,
-    percent,
-    render,
     rounded,
     schema,
 )
-from saekit.routes.tracing import trace
+from saekit.routes.trace import trace
+from saekit.wording import number, percent
 
 FIXED = (
     "schema_version model fingerprint dictionaries prompt tokens prepend_bos target key query "

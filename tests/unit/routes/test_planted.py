@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from saekit.errors import InputError, MismatchError
-from saekit.model.forward import ExactGPT2
+from saekit.model.exact import ExactModel
 from saekit.model.gating import install
 from saekit.model.loading import LanguageModel
-from saekit.routes.attribution import arrivals
-from saekit.routes.means import head_means
+from saekit.routes.ablation.head_means import head_means
+from saekit.routes.attribution.arrivals import arrivals
 from saekit.routes.targets import feature_target
-from saekit.routes.tracing import trace
+from saekit.routes.trace import trace
 
 PROMPT, OTHER = 'The opposite of "large" is "', 'The opposite of "small" is "'
 
@@ -64,7 +64,7 @@ def test_one_planted_head_is_everything_in_every_way(one, known_features):
         assert row.random_median == pytest.approx(0, abs=1e-4)
         assert row.prediction_after < circuit.prediction[0].probability
         assert row.logit_drop > 0
-    exact = ExactGPT2(one, torch.float64)
+    exact = ExactModel(one, torch.float64)
     clean = exact.run(one.prompt(PROMPT))
     found = arrivals(exact, clean, feature_target(exact, known_features(one)[3], 1, 8))
     others = found.edges.clone()
@@ -117,7 +117,7 @@ def test_the_planted_match_says_why(matching, known_features, named):
     assert all(abs(pair.value) < 0.01 * best.value for pair in rest)
     assert (match.key_features[0].feature, match.key_features[0].name) == ("1/0", "large")
     assert match.margin is None
-    from saekit.routes.circuit import render
+    from saekit.report.terminal.circuit_text import render
 
     assert "1/1 x 1/0 [large]" in " ".join(render(circuit).split())
 
@@ -143,7 +143,7 @@ def test_a_planted_gate_leaves_one_edge(matching, known_features, tiny_model):
     rows = ways(gated)
     assert rows["zero"].joint_drop == pytest.approx(rows["renormalise"].joint_drop), "none is left"
     assert gated.matches[0].margin == pytest.approx(gated.matches[0].score - 1, rel=1e-5)
-    exact = ExactGPT2(model, torch.float64)
+    exact = ExactModel(model, torch.float64)
     clean = exact.run(model.prompt(PROMPT))
     assert (clean.pattern[:, :, 8] > 0).nonzero().tolist() == [[1, 2, 5]]
     assert gated.completeness_error < 1e-10

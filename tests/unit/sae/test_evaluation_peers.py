@@ -7,10 +7,10 @@ import torch
 
 from saekit.activations import context_rows, residuals
 from saekit.coordinates import hook_name
-from saekit.sae.config import TrainConfig
 from saekit.sae.evaluation import density_histogram, evaluate
-from saekit.sae.storage import DictionarySet, save_dictionary
-from saekit.sae.training import train
+from saekit.sae.storage.dictionary_set import DictionarySet, save_dictionary
+from saekit.sae.training.config import TrainConfig
+from saekit.sae.training.trainer import train
 from saekit.text import relational
 from tests.unit.sae.samples import KINDS, hooked, random_dictionary
 

@@ -11,7 +11,7 @@ import torch
 from saekit.errors import FormatError, InputError, MismatchError
 from saekit.model.loading import LanguageModel
 from saekit.sae.interchange.sets import export_dictionaries, import_dictionaries
-from saekit.sae.storage import DictionarySet, save_dictionary
+from saekit.sae.storage.dictionary_set import DictionarySet, save_dictionary
 from tests.unit.sae.samples import hooked, random_dictionary
 
 X = torch.randn(30, 32, generator=torch.Generator().manual_seed(1)) + 2

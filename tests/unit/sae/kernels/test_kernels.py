@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saekit import compiled
+from saekit.native import library as compiled
 from saekit.sae.kernels import Pairs, Reference, SparsePass, kernels_for
 from saekit.sae.kernels import cpu as cpu_kernels
 
@@ -102,7 +102,7 @@ def test_centred_rows(kernels, dtype):
 @pytest.mark.parametrize("n", [16, 40, 300, 512, 1000, 1024, 4096, 8192])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_selection_equals_topk(kernels, n, dtype):
-    """Mutation tried in cpu_selection.cpp: the bound from k + 1 instead of k groups."""
+    """Mutation tried in selection.cpp: the bound from k + 1 instead of k groups."""
     k = min(32, n)
     pre = normal(30, n, seed=n).to(dtype)
     pre[0] = -pre[0].abs()  # nothing positive: any k distinct places will do
@@ -138,8 +138,8 @@ def some_pairs(tokens, d_sae, seed):
 @pytest.mark.parametrize("ends", [[50], [10, 25, 50]])
 @pytest.mark.parametrize("rectify", [True, False])
 def test_values_errors_and_gradients_against_autograd(kernels, ends, rectify):
-    """Mutations tried in cpu.cpp: upstream of one prefix only; slopes of cut pairs kept; W_dec's
-    gradient weighted by slopes."""
+    """Mutations tried in sparse_step.cpp: upstream of one prefix only; slopes of cut pairs kept;
+    W_dec's gradient weighted by slopes."""
     tokens, d_in, d_sae = 23, 12, 50
     mask, pairs = some_pairs(tokens, d_sae, seed=1)
     x, target = normal(tokens, d_in, seed=2), normal(tokens, d_in, seed=3)
@@ -207,8 +207,8 @@ def test_gradients_of_features_with_very_many_pairs(kernels):
 def test_bfloat16_factors_are_summed_in_float32(ends):
     """The numbers of bfloat16 weights in float32 give the same, but for upstream's rounding.
 
-    Mutations tried in cpu.cpp: upstream of the last prefix alone; slopes from the rounded upstream
-    of another prefix; `to_float` without its shift.
+    Mutations tried in sparse_step.cpp: upstream of the last prefix alone; slopes from the rounded
+    upstream of another prefix; `to_float` without its shift.
     """
     tokens, d_in, d_sae = 19, 75, 70  # no multiples of a vector
     _, pairs = some_pairs(tokens, d_sae, seed=1)
@@ -253,7 +253,7 @@ def test_a_batch_without_pairs(kernels):
 def test_adam_equals_torch(kernels, unit):
     """Over several steps; with `unit`, torch's on the projected gradient, then normalised.
 
-    Mutations tried in cpu.cpp: epsilon inside the root; the projection left out.
+    Mutations tried in sparse_step.cpp: epsilon inside the root; the projection left out.
     """
     weights = F.normalize(normal(20, 33), dim=1)
     other = torch.nn.Parameter(weights.clone())

@@ -1,0 +1,167 @@
+"""The model's forward pass in bfloat16 on the CPU, for training only.
+
+The stream, the sums of LayerNorm and of attention are float32; the four matrix products of a block
+run in bfloat16 on weights that were converted and packed once, with GELU inside the product, and
+what stands between them in C++ (forward.cpp).  Automatic mixed precision converts weights in every
+pass and runs everything by itself, at equal noise (0.3% of the stream); 16-wide heads alone cost
+PyTorch's attention more than half of what the products do.
+"""
+
+import ctypes
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+
+from saekit.activations.products import linear
+from saekit.activations.residuals import embed
+from saekit.model.loading import LanguageModel
+from saekit.native.library import FOLDER, address, library
+
+SOURCE = FOLDER / "forward.cpp"
+HEAD_WIDTHS = (8, 16, 32, 64, 128)  # that forward.cpp is compiled for
+
+_long, _float = ctypes.c_int64, ctypes.c_float
+
+
+def _bits(tensor: Tensor | None) -> ctypes.c_void_p:
+    return address(tensor, torch.bfloat16)
+
+
+def _f32(tensor: Tensor) -> ctypes.c_void_p:
+    return address(tensor, torch.float32)
+
+
+class _Norm:
+    """The addition to the stream, and the LayerNorm of the sum."""
+
+    def __init__(self, norm: nn.LayerNorm, functions: ctypes.CDLL):
+        self.gamma, self.beta = norm.weight.detach().float(), norm.bias.detach().float()
+        self.eps, self._c = norm.eps, functions
+
+    def __call__(
+        self,
+        stream: Float[Tensor, "row d_model"],
+        delta: Tensor | None,
+        kept: Tensor | None = None,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """Adds `delta` in place, copies rows to their places in `kept`; the LayerNorm of it."""
+        normed = torch.empty(stream.shape, dtype=torch.bfloat16)
+        self.add(stream, delta, kept, places, normed)
+        return normed
+
+    def add(
+        self,
+        stream: Float[Tensor, "row d_model"],
+        delta: Tensor | None,
+        kept: Tensor | None,
+        places: Tensor | None,
+        normed: Tensor | None = None,
+    ) -> None:
+        """The same, with the LayerNorm only where `normed` is to be filled."""
+        self._c.add_norm(
+            _f32(stream), _bits(delta), address(places, torch.int32), _bits(kept),
+            _f32(self.gamma), _f32(self.beta), _float(self.eps),
+            _long(len(stream)), _long(stream.shape[1]), _bits(normed),
+        )  # fmt: skip
+
+
+class _Block:
+    def __init__(self, block: GPT2Block, rows: int, functions: ctypes.CDLL):
+        attention = block.attn
+        self.heads, self.scaling = attention.num_heads, attention.scaling
+        self.norm1, self.norm2 = (_Norm(norm, functions) for norm in (block.ln_1, block.ln_2))
+        self.qkv, self.mixed = linear(attention.c_attn, rows), linear(attention.c_proj, rows)
+        self.inner = linear(block.mlp.c_fc, rows, gelu=True)
+        self.outer = linear(block.mlp.c_proj, rows)
+        self._c = functions
+
+    def __call__(self, stream: Tensor, normed: Tensor, pos: int) -> Tensor:
+        """What the MLP adds; the attention's output is added to the stream in place."""
+        moved = attend(self._c, self.qkv(normed), pos, self.heads, self.scaling)
+        delta = self.mixed(moved)
+        return self.outer(self.inner(self.norm2(stream, delta)))
+
+
+def attend(
+    functions: ctypes.CDLL,
+    qkv: Float[Tensor, "row three_d_model"],
+    pos: int,
+    heads: int,
+    scale: float,
+) -> Float[Tensor, "row d_model"]:
+    """Causal attention of sequences of `pos` rows, in bfloat16; sums are float32."""
+    rows, d_model = len(qkv), qkv.shape[1] // 3
+    out = torch.empty(rows, d_model, dtype=torch.bfloat16)
+    functions.attend(
+        _bits(qkv), _long(rows // pos), _long(pos), _long(heads),
+        _long(d_model // heads), _float(scale), _bits(out),
+    )  # fmt: skip
+    return out
+
+
+def can_run(model: LanguageModel) -> bool:
+    """Whether this machine and this torch have what it takes, and the model GPT-2's GELU and
+    dense attention."""
+    blocks = [cast(GPT2Block, block) for block in model.hf.transformer.h]
+    return (
+        model.device.type == "cpu"
+        and model.gate_bias is None
+        and model.d_model // model.n_heads in HEAD_WIDTHS
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and model.gate_bias is None
+        and all(isinstance(block.mlp.act, NewGELUActivation) for block in blocks)
+        and library(SOURCE) is not None
+    )
+
+
+class NarrowForward:
+    """`residuals` in bfloat16; a snapshot of the model's weights.  See the module's docstring."""
+
+    def __init__(self, model: LanguageModel, rows: int):
+        """
+        Args:
+            model: the model; must be one that `can_run`.
+            rows: tokens per pass, for which weights are packed (others work, a little slower).
+        """
+        functions = library(SOURCE)
+        assert functions is not None, "can_run was not asked"
+        self.model = model
+        self.blocks = [_Block(cast(GPT2Block, b), rows, functions) for b in model.hf.transformer.h]
+        self._out = torch.empty(0, 0, model.d_model, dtype=torch.bfloat16)
+
+    @torch.no_grad()
+    def __call__(
+        self, ids: Int[Tensor, "batch pos"], layers: list[int], keep: Int[Tensor, " token"]
+    ) -> Float[Tensor, "layer token d_model"]:
+        """The residual stream, rounded to bfloat16, at the given layers (ascending).
+
+        The next call overwrites it.
+
+        Args:
+            ids: token ids.
+            layers: 0..n_layers.
+            keep: which of the batch * pos tokens are wanted, ascending.
+        """
+        stream = embed(self.model, ids).flatten(0, 1).float()
+        out = self._memory(len(layers), len(keep))
+        places = torch.full((len(stream),), -1, dtype=torch.int32)
+        places[keep] = torch.arange(len(keep), dtype=torch.int32)
+        slots = dict(zip(layers, out, strict=True))
+        delta = None
+        for layer, block in enumerate(self.blocks[: layers[-1]]):
+            normed = block.norm1(stream, delta, slots.get(layer), places)
+            delta = block(stream, normed, ids.shape[1])
+        self.blocks[0].norm1.add(stream, delta, slots[layers[-1]], places)
+        return out
+
+    def _memory(self, layers: int, tokens: int) -> Float[Tensor, "layer token d_model"]:
+        if self._out.shape[0] != layers or self._out.shape[1] < tokens:
+            self._out = torch.empty(layers, tokens, self.model.d_model, dtype=torch.bfloat16)
+        return self._out[:, :tokens]

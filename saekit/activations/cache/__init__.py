@@ -1,0 +1,1 @@
+"""Activations kept on disk: the file, writing it, and training from it."""

@@ -1,0 +1,1 @@
+"""The feature index: built from text by one pass, read without torch."""

@@ -1,0 +1,1 @@
+"""What heads do on prompts: measured, compared with what their weights say, and removed."""

@@ -1,0 +1,1 @@
+"""C++ for this processor: compiled on first use, called with tensors."""

@@ -1,0 +1,1 @@
+"""The head atlas as a chart and as files."""

@@ -1,0 +1,1 @@
+"""Results as tables and paragraphs for a terminal."""

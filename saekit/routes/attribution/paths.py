@@ -1,0 +1,299 @@
+"""All paths from one layer to a target at once: the frozen affine map.
+
+With every attention weight, LayerNorm scale and MLP gate ratio rho = act(z) / z held at its value
+in this forward pass, the network from layer l to the target's layer L is affine in x_l at all
+positions:
+
+    p_t(q) = sum_k x_l(k) . J(k) + constant + sum_m node_m
+
+J is found by one backward sweep, for any number of targets.  Split over a dictionary at layer l,
+
+    p_t(q) = sum_{k,s} f_s(k) d_s . J(k) + sum_k err(k) . J(k) + b_dec . sum_k J(k) + the rest.
+
+MLPs are treated in one of three ways; all are exact, they differ in what counts as a path:
+
+    direct    an MLP's output is a constant, node_m: paths are the residual stream and attention
+    frozen    rho is held: paths through MLPs count in full (the default); no nodes
+    gradient  the true derivative act'(z) in place of rho: what a small change would do; node_m is
+              the curvature that the derivative leaves over
+
+An attribution along frozen paths is not a causal effect (removal.py).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saekit.errors import InputError
+from saekit.model.exact import ExactModel, Forward
+from saekit.routes.attribution.arrivals import Arrivals, through_norm
+from saekit.routes.targets import Target, activations, in_the_stream
+from saekit.sae.dictionary import Dictionary
+
+Mode = Literal["direct", "frozen", "gradient"]
+
+
+@dataclass(frozen=True)
+class FrozenMap:
+    """The affine map from layer `layer` to one target.
+
+    Attributes:
+        J: cotangent of the target at every position of x_layer; 0 behind the query.
+        constant: biases on the way, and the target's own constant.
+        nodes: what each block's MLP adds as a node; 0 for blocks outside layer .. target.layer.
+        mid: cotangent at mid_m of every block from `layer` on (block `layer` first).
+    """
+
+    target: Target
+    layer: int
+    mode: Mode
+    J: Float[Tensor, "pos d_model"]
+    constant: float
+    nodes: Float[Tensor, " block"]
+    mid: Float[Tensor, "passed pos d_model"]
+
+    def total(self, clean: Forward) -> float:
+        """Equals the pre-activation up to rounding, in every mode."""
+        linear = float((clean.resid[self.layer] * self.J).sum())
+        return linear + self.constant + float(self.nodes.sum())
+
+
+def derivative(
+    exact: ExactModel, z: Float[Tensor, "*batch d_mlp"]
+) -> Float[Tensor, "*batch d_mlp"]:
+    """act'(z) = rho + z rho'."""
+    rho = exact.gate(z)
+    if exact.activation == "relu":
+        return rho
+    if exact.activation == "gelu":
+        return rho + z * torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z.square())
+    return rho + 2 * z * rho * (1 - rho) * slope  # rho is a logistic function of twice its argument
+
+
+def _factor(exact: ExactModel, z: Tensor, mode: Mode) -> Tensor:
+    if mode == "direct":
+        return torch.zeros_like(z)
+    return exact.gate(z) if mode == "frozen" else derivative(exact, z)
+
+
+@torch.no_grad()
+def frozen_maps(
+    exact: ExactModel,
+    clean: Forward,
+    targets: Sequence[Target],
+    layer: int,
+    mode: Mode = "frozen",
+) -> list[FrozenMap]:
+    """The map from `layer` to each target, all in one sweep.
+
+    Args:
+        layer: where paths begin; at most the lowest layer of the targets.
+        mode: how MLPs are treated (module docstring).
+
+    Raises:
+        InputError: unknown mode, or a layer above a target.
+    """
+    if mode not in get_args(Mode):
+        raise InputError(f'"{mode}" is no treatment of MLPs: use {", ".join(get_args(Mode))}.')
+    top = max((target.layer for target in targets), default=layer)
+    lowest = min((target.layer for target in targets), default=layer)
+    if not 0 <= layer <= lowest:
+        raise InputError(f"Paths from layer {layer} do not reach a target at layer {lowest}.")
+    n = clean.resid.shape[1]
+    g = torch.zeros(len(targets), n, exact.d_model).to(clean.resid)
+    constant = torch.tensor([t.constant for t in targets], dtype=torch.float64, device=g.device)
+    nodes = torch.zeros(len(targets), exact.n_layers).to(g)
+    mids = torch.zeros(len(targets), top - layer, n, exact.d_model).to(g)
+
+    def inject(at: int) -> None:
+        for row, target in enumerate(targets):
+            if target.layer == at:
+                g[row, target.query] = target.direction
+
+    for m in reversed(range(layer, top)):
+        inject(m + 1)
+        w = exact.blocks[m]
+        z = clean.pre[m]
+        factor = _factor(exact, z, mode)
+        written = g @ w.W_out.T  # cotangent behind the activation
+        hidden = written * factor
+        if mode == "direct":
+            nodes[:, m] = (g * clean.mlp_out[m]).sum((1, 2))
+        else:
+            constant += g.sum(1) @ w.b_out + hidden.sum(1) @ (w.beta2 @ w.W_in + w.b_in)
+        if mode == "gradient":
+            nodes[:, m] = (written * (exact.gate(z) - factor) * z).sum((1, 2))
+        G = g + through_norm(hidden @ w.W_in.T, w.gamma2, clean.scale2[m])
+        mids[:, m - layer] = G
+        at_moved = torch.einsum("hdm,tqm->thqd", w.W_O, G)
+        at_value = torch.einsum("hqk,thqd->thkd", clean.pattern[m], at_moved)
+        constant += G.sum(1) @ w.b_O
+        constant += at_value.sum(2).flatten(1) @ _value_constant(w).flatten()
+        at_norm = torch.einsum("hde,thke->tkd", w.W_V, at_value)
+        g = G + through_norm(at_norm, w.gamma1, clean.scale1[m])
+    inject(layer)
+    return [
+        FrozenMap(target, layer, mode, g[row], float(constant[row]), nodes[row],
+                  mids[row, : target.layer - layer])
+        for row, target in enumerate(targets)
+    ]  # fmt: skip
+
+
+def _value_constant(w) -> Float[Tensor, "head d_head"]:
+    """What reaches a head's value from ln_1's beta and the value bias."""
+    return torch.einsum("d,hde->he", w.beta1, w.W_V) + w.b_V
+
+
+@dataclass(frozen=True)
+class PathSplit:
+    """A frozen map applied to one prompt, split over a dictionary; the parts sum to p.
+
+    Attributes:
+        features: contribution of feature s at position k, 0 where it is not active.
+        error: of what the dictionary does not reconstruct at each position.
+        decoder_bias: of b_dec at all positions.
+        constant, nodes: of the map.
+    """
+
+    features: Float[Tensor, "pos d_sae"]
+    error: Float[Tensor, " pos"]
+    decoder_bias: float
+    constant: float
+    nodes: float
+
+    @property
+    def total(self) -> float:
+        linear = float(self.features.sum()) + float(self.error.sum())
+        return linear + self.decoder_bias + self.constant + self.nodes
+
+    @property
+    def error_share(self) -> float:
+        """Sum of |error| relative to the sum of |features| and |error|."""
+        error = float(self.error.abs().sum())
+        whole = error + float(self.features.abs().sum())
+        return error / whole if whole else 0.0
+
+
+@torch.no_grad()
+def split_paths(clean: Forward, found: FrozenMap, dictionary: Dictionary) -> PathSplit:
+    """Split p over the features of the dictionary at the map's layer, at all positions.
+
+    Raises:
+        InputError: the dictionary is of another layer, or normalises each token.
+    """
+    dictionary = in_the_stream(dictionary)
+    if dictionary.layer != found.layer:
+        raise InputError(
+            f"The dictionary is of layer {dictionary.layer}, the paths begin at {found.layer}."
+        )
+    x = clean.resid[found.layer]
+    acts = activations(dictionary, x).to(x)
+    features = acts * (found.J @ dictionary.W_dec.to(x).T)
+    bias = (dictionary.b_dec.to(x) * found.J).sum(-1)
+    # What is left of x . J, so that the sum is exact also where the dictionary runs in float32.
+    error = (x * found.J).sum(-1) - features.sum(-1) - bias
+    return PathSplit(features, error, float(bias.sum()), found.constant, float(found.nodes.sum()))
+
+
+@dataclass(frozen=True)
+class Loadings:
+    """How much of one source -> target effect E passes each head, layer by layer.
+
+    **Do not add heads of different layers**: a path through a head of layer 3 and one of layer 9
+    counts in both.  Within one layer, heads and bypass add up to E.  For shares that can be added
+    over layers use `edge_arrivals`.
+
+    Attributes:
+        effect: E, by the source's contribution to the frozen map.
+        heads: loading of every head of the blocks from the source's layer on.
+        bypass: what passes each of these blocks in the residual stream.
+    """
+
+    effect: float
+    heads: Float[Tensor, "passed head"]
+    bypass: Float[Tensor, " passed"]
+
+
+def _tangents(
+    exact: ExactModel, clean: Forward, found: FrozenMap, source: Tensor, key: int
+) -> list[tuple[Tensor, Tensor]]:
+    """(v_m, z_m) of the passed blocks: the source's tangent, and what heads move of it (z W_O)."""
+    v = torch.zeros_like(clean.resid[0])
+    v[key] = source
+    rows = []
+    for m in range(found.layer, found.target.layer):
+        w = exact.blocks[m]
+        own = (v - v.mean(-1, keepdim=True)) / clean.scale1[m][:, None] * w.gamma1
+        z = clean.pattern[m] @ torch.einsum("kd,hde->hke", own, w.W_V)
+        rows.append((v, z))
+        mid = v + torch.einsum("hqe,hem->qm", z, w.W_O)
+        own = (mid - mid.mean(-1, keepdim=True)) / clean.scale2[m][:, None] * w.gamma2
+        v = mid + (own @ w.W_in * _factor(exact, clean.pre[m], found.mode)) @ w.W_out
+    return rows
+
+
+@torch.no_grad()
+def head_loadings(
+    exact: ExactModel,
+    clean: Forward,
+    found: FrozenMap,
+    source: Float[Tensor, " d_model"],
+    key: int,
+) -> Loadings:
+    """Loadings of the edge from a vector at (the map's layer, tensor index `key`) to the target.
+
+    Args:
+        source: what is there, such as f_s d_s.
+    """
+    heads, bypass = [], []
+    for at, (v, z) in enumerate(_tangents(exact, clean, found, source, key)):
+        w, G = exact.blocks[found.layer + at], found.mid[at]
+        heads.append((z * torch.einsum("hem,qm->hqe", w.W_O, G)).sum((1, 2)))
+        bypass.append((v * G).sum())
+    none = source.new_zeros(0, exact.n_heads)
+    return Loadings(
+        float(source @ found.J[key]),
+        torch.stack(heads) if heads else none,
+        torch.stack(bypass) if bypass else none[:, 0],
+    )
+
+
+@torch.no_grad()
+def edge_arrivals(
+    exact: ExactModel,
+    clean: Forward,
+    found: FrozenMap,
+    restricted: Arrivals,
+    source: Float[Tensor, " d_model"],
+    key: int,
+) -> Float[Tensor, "passed head pos"]:
+    """The last arrival at the query of one source's effect; it sums to E if `key` is not the query.
+
+    Every path from another position has exactly one last edge that enters the query, so these may
+    be added over heads, layers and positions.  Paths that begin at the query itself are left out.
+
+    Args:
+        found: a map in mode `frozen`.
+        restricted: `arrivals` of the same target (its cotangents at the query).
+
+    Raises:
+        InputError: a map of another mode.
+    """
+    if found.mode != "frozen":
+        raise InputError(f"Arrivals need paths of mode frozen, these are of mode {found.mode}.")
+    q, parts = found.target.query, []
+    for at, (v, _) in enumerate(_tangents(exact, clean, found, source, key)):
+        m = found.layer + at
+        w = exact.blocks[m]
+        own = (v - v.mean(-1, keepdim=True)) / clean.scale1[m][:, None] * w.gamma1
+        reads = torch.einsum("hde,hem,m->hd", w.W_V, w.W_O, restricted.mid_cotangents[m])
+        edges = clean.pattern[m, :, q] * (reads @ own.T)
+        edges[:, q:] = 0
+        parts.append(edges)
+    return torch.stack(parts) if parts else source.new_zeros(0, exact.n_heads, len(clean.ids))

@@ -1,0 +1,1 @@
+"""A circuit as an attribution graph that other viewers open."""

@@ -1,0 +1,1 @@
+"""What happens to the prediction when concepts are held or swapped."""

@@ -1,0 +1,1 @@
+"""The same route on many prompts."""

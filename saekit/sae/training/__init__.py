@@ -1,0 +1,1 @@
+"""Training the dictionaries of all layers at once."""
