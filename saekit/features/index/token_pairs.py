@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 
 from saekit.native.library import FOLDER, array_address, library
 
-SOURCE = FOLDER / "token_token_pairs.cpp"
+SOURCE = FOLDER / "token_pairs.cpp"
 PAIRS_PER_FEATURE = 192
 ENTRY = np.dtype([("key", "i8"), ("total", "f8"), ("count", "i4"), ("largest", "f4")])
 _FREE = -1  # key of a free slot
