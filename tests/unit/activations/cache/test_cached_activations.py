@@ -166,17 +166,17 @@ def test_writing_goes_on_after_the_whole_shards(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from saekit.activations import caching
+from saekit.activations.cache import cache_writer
 from saekit.model.loading import load_model
 model, text, path, writes = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-original, calls = caching._to_disk, []
+original, calls = cache_writer._to_disk, []
 def to_disk(*arguments):
     original(*arguments)
     calls.append(1)
     if len(calls) == writes:
         os.kill(os.getpid(), signal.SIGKILL)
-caching._to_disk = to_disk
-caching.write_cache(model, text, path, 4000, context=16, shard_tokens=500)
+cache_writer._to_disk = to_disk
+cache_writer.write_cache(model, text, path, 4000, context=16, shard_tokens=500)
 """
 
 
