@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from saekit.concepts.catalogue import Catalogue
 
 FOLDER_VARIABLE = "SAEKIT_DICTIONARIES"  # set by `saekit view DIR`
-INDEX, CONCEPTS, CIRCUITS = "index.h5", "concepts.json", "circuits"
+CONCEPTS, CIRCUITS = "concepts.json", "circuits"
 _MARKDOWN = re.compile(r"([\\`*\[\]$~<])")
 
 
@@ -143,7 +143,9 @@ def index() -> FeatureIndex:
     Raises:
         FormatError: there is none; the sentence names the command that builds it.
     """
-    path = folder() / INDEX
+    from saekit.features.index.index_file import INDEX_FILE
+
+    path = folder() / INDEX_FILE
     return _index(str(path), _stamp(path))
 
 

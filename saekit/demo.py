@@ -13,6 +13,7 @@ from saekit.bundled import SEED_PROMPT
 from saekit.concepts.finding import find_concepts
 from saekit.features.index.build import build_index
 from saekit.features.index.feature_index import FeatureIndex
+from saekit.features.index.index_file import INDEX_FILE
 from saekit.features.names.names import make_names
 from saekit.files import ensure_writable, write_json
 from saekit.model.loading import load_model
@@ -72,9 +73,9 @@ def run_demo(
     done("evaluate")
     say("\n3. Index what every feature fires on, and name it")
     text = only_parts(open_text(held_out=True), INDEX)
-    build_index(model, dictionaries, text, out / "index.h5", tokens=100_000)
+    build_index(model, dictionaries, text, out / INDEX_FILE, tokens=100_000)
     make_names(
-        model, dictionaries, out / "index.h5", open_text(held_out=True), tokens=20_000,
+        model, dictionaries, out / INDEX_FILE, open_text(held_out=True), tokens=20_000,
         text_name="generated, prose",
     )  # fmt: skip
     done("index")

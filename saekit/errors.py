@@ -38,3 +38,23 @@ class Stopped(SaekitError):
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def check_fingerprint(
+    what: str, made_with: tuple[str, str], found: tuple[str, str], cure: str = ""
+) -> None:
+    """Refuse what was made with a model of other weights.
+
+    Args:
+        what: with its verb, such as "The stored means belong".
+        made_with, found: (name, fingerprint) of its model, and of the one it is used with.
+        cure: what to do, a sentence.
+
+    Raises:
+        MismatchError: with both fingerprints.
+    """
+    if made_with[1] != found[1]:
+        raise MismatchError(
+            f'{what} to model "{made_with[0]}" with fingerprint {made_with[1]}; {found[0]} has '
+            f"{found[1]}. {cure}".rstrip()
+        )

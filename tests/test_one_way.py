@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = ("errors", "files", "coordinates", "bundled", "native", "version", "wording")
+BASE = ("errors", "files", "h5", "coordinates", "bundled", "native", "version", "wording")
 LINE = ("text", "model", "activations", "sae", "features", "concepts", "routes", "report")
 # stage -> stages it may import from, beside itself and the base modules
 MAY_IMPORT = {stage: set(LINE[:place]) for place, stage in enumerate(LINE)}

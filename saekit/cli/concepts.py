@@ -73,8 +73,9 @@ def _concepts(args: argparse.Namespace) -> None:
 def _stored_names(folder: Path) -> Any:
     """The names of a dictionary set's features; None if there are none."""
     from saekit.features.index.feature_index import FeatureIndex
+    from saekit.features.index.index_file import INDEX_FILE
 
-    if not (folder / "index.h5").is_file():
+    if not (folder / INDEX_FILE).is_file():
         return None
     with FeatureIndex.open(folder) as index:
         return index.names

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 def _index(args: argparse.Namespace) -> None:
     from saekit.features.index.build import CHECKPOINT_TOKENS, build_index
+    from saekit.features.index.index_file import INDEX_FILE
     from saekit.features.names.names import make_names
     from saekit.text.parts import INDEX, only_parts
 
     model, dictionaries = open_set(args)
-    out = Path(args.out) if args.out else dictionaries.path / "index.h5"
+    out = Path(args.out) if args.out else dictionaries.path / INDEX_FILE
     text = only_parts(held_out_text(args), INDEX)
     build_index(
         model, dictionaries, text, out, tokens=args.tokens, examples=args.examples, seed=args.seed,
@@ -54,10 +55,11 @@ def _name_tokens(tokens: int) -> int:
 
 
 def _names(args: argparse.Namespace) -> None:
+    from saekit.features.index.index_file import INDEX_FILE
     from saekit.features.names.names import make_names
 
     model, dictionaries = open_set(args)
-    index = dictionaries.path / "index.h5"
+    index = dictionaries.path / INDEX_FILE
     path = make_names(
         model, dictionaries, index, held_out_text(args), args.out, args.tokens,
         text_name=text_name(args), seed=args.seed, labeller=_labeller(args),
@@ -123,7 +125,7 @@ def _query(args: argparse.Namespace) -> None:
     if args.csv and args.json:
         raise InputError("--csv and --json are two forms of one answer: choose one.")
     check_top(args)
-    with FeatureIndex.open(dictionary_folder(args) / "index.h5") as index:
+    with FeatureIndex.open(dictionary_folder(args)) as index:
         layers = parse_layers(args.layers, max(index.layers)) if args.layers else None
         if args.token is not None:
             hits = index.by_token(

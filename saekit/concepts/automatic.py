@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from saekit.coordinates import feature_name
-from saekit.features.names.name_file import KINDS, FeatureNames
+from saekit.features.names.name_file import GOOD, KINDS, FeatureNames
 
-GOOD = 0.9  # chosen_detection from which a name is reliable
 Place = tuple[int, int]
 
 

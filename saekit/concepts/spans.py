@@ -134,11 +134,7 @@ def check_catalogue(
         MismatchError: with both fingerprints, or with a feature that the dictionaries do not have.
     """
     dictionaries.check_model(model)
-    if catalogue.fingerprint != model.fingerprint:
-        raise MismatchError(
-            f"The concepts belong to a model with fingerprint {catalogue.fingerprint}; "
-            f'"{model.id}" has {model.fingerprint}.'
-        )
+    model.check_made_with("The concepts belong", catalogue.model, catalogue.fingerprint)
     for concept in catalogue.concepts:
         for layer, feature in (
             *((score.layer, f) for score in concept.layers for f in score.features),

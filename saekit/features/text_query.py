@@ -1,28 +1,17 @@
 """The features of a text, computed now with the model (needs torch; the index is optional)."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from saekit.activations import residuals
 from saekit.errors import InputError
-from saekit.features.index.fingerprint import ROWS, weights_fingerprint
+from saekit.features.index.index_file import IndexFile
+from saekit.features.names.name_file import FeatureNames
 from saekit.features.records import TextFeatures, TextHit
 from saekit.model.loading import LanguageModel
-from saekit.sae.dictionary import Dictionary
 from saekit.sae.storage.dictionary_set import DictionarySet
-
-if TYPE_CHECKING:
-    from saekit.features.index.feature_index import FeatureIndex
-
-
-def dictionary_fingerprint(dictionary: Dictionary) -> str:
-    """`saekit.features.index.fingerprint` of loaded weights."""
-    arrays = (dictionary.W_enc[:ROWS], dictionary.bias, dictionary.b_dec)
-    W_enc, b_enc, b_dec = (tensor.detach().float().cpu().numpy() for tensor in arrays)
-    return weights_fingerprint(W_enc, b_enc, b_dec)
 
 
 @torch.no_grad()
@@ -32,7 +21,8 @@ def by_text(
     text: str,
     top: int = 5,
     layers: Iterable[int] | None = None,
-    index: "FeatureIndex | None" = None,
+    index: IndexFile | None = None,
+    names: FeatureNames | None = None,
     max_density: float | None = None,
 ) -> TextFeatures:
     """The features that are active at every position and layer of a text.
@@ -44,6 +34,7 @@ def by_text(
         top: features per position and layer, the most active ones.
         layers: only these; None for all that have a dictionary.
         index: adds density and share of the maximum to each hit.
+        names: adds the names of its features.
         max_density: leave out features that fire more often than this (needs `index`).
 
     Raises:
@@ -86,16 +77,16 @@ def by_text(
                     activation=float(values[at]),
                     density=None if np.isnan(density[at]) else float(density[at]),
                     share_of_max=float(values[at] / maximum[at]) if maximum[at] > 0 else None,
-                    label=_label(index, dictionary.layer, int(features[at])),
+                    label=_label(names, dictionary.layer, int(features[at])),
                 )
             )
     hits.sort(key=lambda hit: (hit.position, hit.layer))  # stable: strength order stays
     return TextFeatures(text=text, tokens=tokens, layers=wanted, hits=hits)
 
 
-def _label(index: "FeatureIndex | None", layer: int, feature: int) -> str | None:
-    """Name and kind of a feature, if the index knows one."""
-    if index is None or index.names is None or layer not in index.layers:
+def _label(names: FeatureNames | None, layer: int, feature: int) -> str | None:
+    """Name and kind of a feature, if it has a name."""
+    if names is None or layer not in names.layers:
         return None
-    name = index.names.get(layer, feature)
+    name = names.get(layer, feature)
     return name.shown if name.kind else None

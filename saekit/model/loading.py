@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel
 from transformers.utils import logging as transformers_logging
 
 from saekit.bundled import bundled
-from saekit.errors import InputError, ModelError
+from saekit.errors import InputError, MismatchError, ModelError, check_fingerprint
 from saekit.model.devices import check_device
 from saekit.model.gating import gate_bias, install
 
@@ -149,6 +149,32 @@ class LanguageModel:
             pieces = ", ".join(f'"{piece}"' for piece in self.token_strings(ids))
             raise InputError(f'"{text}" is not one token of {self.id} but {len(ids)}: {pieces}.')
         return ids[0]
+
+    def check_made_with(
+        self,
+        what: str,
+        model: str,
+        fingerprint: str,
+        prepend_bos: bool | None = None,
+        cure: str = "",
+    ) -> None:
+        """Refuse what was made with another model, or with this one read in another way.
+
+        Args:
+            what: with its verb, such as "The stored means belong".
+            model, fingerprint, prepend_bos: what it says of its model; None is not compared.
+            cure: what to do, a sentence.
+
+        Raises:
+            MismatchError: with both fingerprints, or both ways to read it.
+        """
+        own = f'"{self.id}"', self.fingerprint
+        check_fingerprint(what, (model, fingerprint), own, cure)
+        if prepend_bos not in (None, self.prepend_bos):
+            raise MismatchError(
+                f"{what} to a model that is read with prepend_bos={prepend_bos}; "
+                f"{own[0]} is read with prepend_bos={self.prepend_bos}. {cure}".rstrip()
+            )
 
     @torch.no_grad()
     def probabilities(self, ids: Int[Tensor, " pos"]) -> Float[Tensor, " d_vocab"]:

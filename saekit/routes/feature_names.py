@@ -6,11 +6,9 @@ none that is good enough; a number is better than a wrong word.
 
 from collections.abc import Callable
 
-from saekit.concepts.automatic import GOOD
 from saekit.concepts.catalogue import Catalogue
-from saekit.errors import MismatchError
-from saekit.features.names.name_file import NAMES, FeatureNames
-from saekit.features.text_query import dictionary_fingerprint
+from saekit.features.fingerprint import dictionary_fingerprint
+from saekit.features.names.name_file import GOOD, NAMES, FeatureNames
 from saekit.sae.storage.dictionary_set import DictionarySet
 
 FAIR = 0.75  # half way from chance to perfect: a name from here to GOOD is shown with a "?"
@@ -30,12 +28,11 @@ def names_of(dictionaries: DictionarySet) -> FeatureNames | None:
     if not path.is_file():
         return None
     names = FeatureNames.read(path)
-    for layer, own in zip(names.layers, names.dictionaries, strict=True):
-        if layer in dictionaries.layers and dictionary_fingerprint(dictionaries[layer]) != own:
-            raise MismatchError(
-                f"{path} names the features of other dictionaries than those of layer {layer} "
-                f"beside it. Make both again: saekit index {path.parent}"
-            )
+    found = {
+        layer: dictionary_fingerprint(dictionaries[layer]) if layer in dictionaries.layers else None
+        for layer in names.layers
+    }
+    names.check_dictionaries(found, dictionaries.path)
     return names
 
 

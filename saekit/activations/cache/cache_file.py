@@ -97,16 +97,10 @@ class CacheHeader:
         Raises:
             MismatchError: activations of another model, or of rows of another kind.
         """
-        if self.fingerprint != model.fingerprint:
-            raise MismatchError(
-                f"{path} was made with {self.model} of fingerprint {self.fingerprint}; "
-                f"{model.id} has {model.fingerprint}: give another --cache."
-            )
-        if self.prepend_bos != model.prepend_bos:
-            raise MismatchError(
-                f"{path} was made with prepend_bos {self.prepend_bos}; this run has "
-                f"{model.prepend_bos}: give another --cache."
-            )
+        model.check_made_with(
+            f"{path} belongs", self.model, self.fingerprint, self.prepend_bos,
+            "Give another --cache.",
+        )  # fmt: skip
         if context is not None and self.context != context:
             raise MismatchError(
                 f"{path} has a context of {self.context} tokens; this run has {context}: "

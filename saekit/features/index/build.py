@@ -21,13 +21,13 @@ from tqdm.auto import tqdm
 
 from saekit.activations import Text, context_rows, documents_of, residuals
 from saekit.errors import InputError, TrainingError
+from saekit.features.fingerprint import dictionary_fingerprint
 from saekit.features.index.build_progress import LayerStatistics, Progress
 from saekit.features.index.examples import Chunk, suffix_hashes
 from saekit.features.index.relatives import KeptRows, correlated
 from saekit.features.index.writer import IndexWriter, smallest_type
 from saekit.features.names.lexicons import Words
 from saekit.features.output_tokens import output_tokens
-from saekit.features.text_query import dictionary_fingerprint
 from saekit.files import ensure_writable, write_bytes
 from saekit.model.loading import LanguageModel
 from saekit.native.library import keep_freed_memory

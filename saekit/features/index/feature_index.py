@@ -47,7 +47,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from saekit.coordinates import feature_name
 from saekit.errors import InputError
@@ -79,22 +78,6 @@ class FeatureIndex(IndexFile):
         >>> with FeatureIndex.open("dictionaries/gpt2-mini") as index:  # doctest: +SKIP
         ...     [hit.name for hit in index.by_token(" large", top=3)]
     """
-
-    def densities(self, layer: int) -> Float[np.ndarray, " d_sae"]:
-        """P(active) of every feature of a layer."""
-        return (self._summary("count", layer) / self.n_tokens).astype(np.float32)
-
-    def means(self, layer: int) -> Float[np.ndarray, " d_sae"]:
-        """Mean activation, where active, of every feature of a layer."""
-        return self._summary("mean", layer)
-
-    def maxima(self, layer: int) -> Float[np.ndarray, " d_sae"]:
-        """Largest activation of every feature of a layer."""
-        return self._summary("maximum", layer)
-
-    def _summary(self, name: str, layer: int) -> np.ndarray:
-        slot = self.slot(layer)
-        return self.summary[name][slot, : self.sizes[slot]].copy()
 
     def top_token_ids(self, layer: int) -> np.ndarray:
         """The token each feature of a layer gives most activation to; -1 for dead features."""
@@ -300,4 +283,4 @@ class FeatureIndex(IndexFile):
         """
         from saekit.features.text_query import by_text
 
-        return by_text(model, dictionaries, text, top, layers, index=self, max_density=max_density)
+        return by_text(model, dictionaries, text, top, layers, self, self.names, max_density)

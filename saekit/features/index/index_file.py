@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import h5py
 import numpy as np
+from jaxtyping import Float
 
-from saekit.errors import FormatError, InputError, MismatchError
-from saekit.features.index.fingerprint import folder_fingerprint
+from saekit.errors import FormatError, InputError, check_fingerprint
+from saekit.features.fingerprint import (
+    check_dictionaries,
+    dictionary_fingerprint,
+    folder_fingerprint,
+)
 from saekit.features.index.vocabulary import Vocabulary
 from saekit.features.names.lexicons import Words
-from saekit.features.names.name_file import BROKEN
+from saekit.h5 import BROKEN, open_h5
 from saekit.sae.storage.manifest import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
 FORMAT = "saekit feature index"
 SCHEMA_VERSION = 3
 READABLE = (2, 3)  # version 2 lists fewer features per token
-INDEX = "index.h5"
+INDEX_FILE = "index.h5"
 BEFORE, AFTER = 15, 8  # tokens of a window before and after the example
 NEIGHBOURS = 2  # previous and next words kept per feature
 MIN_SHARE = 0.1  # a feature is listed under a token from this P(active | token) on
@@ -91,16 +96,8 @@ class IndexFile:
         """
         path = Path(path)
         if path.is_dir():
-            path = path / INDEX
-        if not path.is_file():
-            raise FormatError(f"There is no index at {path}. Build it: saekit index {path.parent}")
-        try:
-            file = h5py.File(path, "r")
-        except BROKEN as error:
-            raise FormatError(
-                f"{path} cannot be read (truncated, or not HDF5). "
-                f"Build it: saekit index {path.parent}"
-            ) from error
+            path = path / INDEX_FILE
+        file = open_h5(path, "index", f"Build it: saekit index {path.parent}")
         try:
             index = cls(path, file)
             if (path.parent / MANIFEST).is_file():
@@ -132,11 +129,10 @@ class IndexFile:
             MismatchError: what differs.
         """
         manifest = read_manifest(folder)
-        if manifest["fingerprint"] not in (None, self.fingerprint):  # None: imported offline
-            raise MismatchError(
-                f'{self.path} was built with model "{self.model}" of fingerprint '
-                f"{self.fingerprint}; the dictionaries in {folder} belong to "
-                f"{manifest['fingerprint']}. {self.cure}"
+        if manifest["fingerprint"] is not None:  # None: imported offline
+            other = (f"the model of the dictionaries in {folder}", manifest["fingerprint"])
+            check_fingerprint(
+                f"{self.path} belongs", (self.model, self.fingerprint), other, self.cure
             )
         folders = manifest["folders"]
         found = {
@@ -152,20 +148,14 @@ class IndexFile:
         Raises:
             MismatchError: what differs.
         """
-        from saekit.features.text_query import dictionary_fingerprint
-
         present = [layer for layer in self.layers if layer in dictionaries.layers]
         found = {layer: dictionary_fingerprint(dictionaries[layer]) for layer in present}
         self._compare(found, str(dictionaries.path))
 
     def _compare(self, found: Mapping[int, str | None], where: str) -> None:
-        for layer, own in zip(self.layers, self.dictionaries, strict=True):
-            other = found.get(layer, "none")
-            if other is not None and other != own:
-                raise MismatchError(
-                    f"{self.path} was built from other dictionaries than those in {where}: layer "
-                    f"{layer} is {own[:12]} in the index and {other[:12]} there. {self.cure}"
-                )
+        check_dictionaries(
+            str(self.path), (self.layers, self.dictionaries), found, where, self.cure
+        )
 
     def read(self, name: str, *where: Any) -> np.ndarray:
         """A dataset, or the part of it that the indices select.
@@ -210,6 +200,22 @@ class IndexFile:
     def summary(self) -> dict[str, np.ndarray]:
         """`count`, `mean` and `maximum` of every feature, [layer, feature], read once."""
         return {name: self.read(f"features/{name}") for name in ("count", "mean", "maximum")}
+
+    def densities(self, layer: int) -> Float[np.ndarray, " d_sae"]:
+        """P(active) of every feature of a layer."""
+        return (self._summary("count", layer) / self.n_tokens).astype(np.float32)
+
+    def means(self, layer: int) -> Float[np.ndarray, " d_sae"]:
+        """Mean activation, where active, of every feature of a layer."""
+        return self._summary("mean", layer)
+
+    def maxima(self, layer: int) -> Float[np.ndarray, " d_sae"]:
+        """Largest activation of every feature of a layer."""
+        return self._summary("maximum", layer)
+
+    def _summary(self, name: str, layer: int) -> np.ndarray:
+        slot = self.slot(layer)
+        return self.summary[name][slot, : self.sizes[slot]].copy()
 
     def slot(self, layer: int) -> int:
         """The place of a layer in `layers`.

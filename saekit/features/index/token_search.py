@@ -20,21 +20,18 @@ that fires on a quarter of the tokens "large" and on nothing else has purity 1.
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from saekit.errors import InputError
+from saekit.features.index.index_file import IndexFile
 from saekit.features.records import TokenHit
-
-if TYPE_CHECKING:
-    from saekit.features.index.feature_index import FeatureIndex
 
 RANKS = ("match", "purity", "lift", "mean", "max", "density")
 
 
 def search(
-    index: "FeatureIndex",
+    index: IndexFile,
     token: str | int,
     layers: Iterable[int] | None,
     top: int,
@@ -61,7 +58,7 @@ def search(
 
 
 def _hits(
-    index: "FeatureIndex",
+    index: IndexFile,
     token: int,
     slots: list[int] | None,
     max_density: float | None,

@@ -15,11 +15,11 @@ Layout (schema_version 1; L layers, F = d_sae features, as in the index beside i
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -27,13 +27,13 @@ from jaxtyping import Float, Int, UInt8
 
 from saekit.coordinates import feature_name
 from saekit.errors import FormatError, MismatchError
+from saekit.features.fingerprint import check_dictionaries
+from saekit.features.index.index_file import IndexFile
 from saekit.features.records import FeatureName, NameScores
 from saekit.files import write_bytes
+from saekit.h5 import BROKEN, open_h5
 from saekit.version import __version__
 from saekit.wording import number, percent
-
-if TYPE_CHECKING:
-    from saekit.features.index.index_file import IndexFile
 
 FORMAT, SCHEMA_VERSION, NAMES = "saekit feature names", 1, "names.h5"
 KINDS = ("", "input", "class", "output", "context", "text")
@@ -47,7 +47,7 @@ SHARES = (
 )  # fmt: skip
 _STEPS, _MISSING = 200, 255
 _COLUMNS = ("number", "kind", "rule", "share", "lift", "rise", *SHARES)
-BROKEN = (OSError, RuntimeError, TypeError, ValueError)  # what h5py raises on damaged bytes
+GOOD = 0.9  # detection from which a name is called reliable
 
 
 @dataclass
@@ -119,7 +119,7 @@ def _sentence(rule: str, share: float, lift: float) -> str:
     }.get(rule, "no rule holds")
 
 
-def write_names(path: Path, index: "IndexFile", layers: list[LayerNames], **about: Any) -> None:
+def write_names(path: Path, index: IndexFile, layers: list[LayerNames], **about: Any) -> None:
     """Write `names.h5` atomically.
 
     Args:
@@ -224,17 +224,15 @@ class FeatureNames:
         Raises:
             FormatError: truncated, not a file of names, or of an unknown version.
         """
-        try:
-            with h5py.File(path, "r") as file:
+        cure = f"Make it again: saekit names {path.parent}"
+        with open_h5(path, "file of names", cure) as file:
+            try:
                 return cls(path, file)
-        except (KeyError, *BROKEN) as error:
-            raise FormatError(
-                f"{path} cannot be read (truncated, or not a file of names). "
-                f"Make it again: saekit names {path.parent}"
-            ) from error
+            except (KeyError, *BROKEN) as error:
+                raise FormatError(f"{path} is damaged ({error}). {cure}") from error
 
     @classmethod
-    def open(cls, path: Path, index: "IndexFile") -> "FeatureNames":
+    def open(cls, path: Path, index: IndexFile) -> "FeatureNames":
         """Read the names of an index.
 
         Raises:
@@ -242,12 +240,32 @@ class FeatureNames:
             MismatchError: they are for other dictionaries than the index.
         """
         names = cls.read(path)
-        if (names.layers, names.dictionaries) != (index.layers, index.dictionaries):
+        names.check_dictionaries(
+            dict(zip(index.layers, index.dictionaries, strict=True)), index.path
+        )
+        if missing := sorted(set(index.layers) - set(names.layers)):
             raise MismatchError(
-                f"{path} names the features of other dictionaries than those of {index.path}. "
-                f"Make it again: saekit names {path.parent}"
+                f"{path} has no names for layer {missing[0]} of {index.path}. {names.cure}"
             )
         return names
+
+    @property
+    def cure(self) -> str:
+        """What to do about names that cannot be used."""
+        return f"Make it again: saekit names {self.path.parent}"
+
+    def check_dictionaries(self, found: Mapping[int, str | None], where: Path) -> None:
+        """Refuse names of other dictionaries.
+
+        Args:
+            found: layer -> fingerprint of its dictionary; None is not compared.
+            where: where those are.
+
+        Raises:
+            MismatchError: a layer that differs.
+        """
+        own = self.layers, self.dictionaries
+        check_dictionaries(str(self.path), own, found, str(where), self.cure)
 
     def column(self, name: str) -> Float[np.ndarray, "layer d_sae"]:
         """One of `SHARES`, or "rise", of all features; NaN where not measured."""

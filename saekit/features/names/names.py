@@ -14,7 +14,14 @@ from saekit.features.index.feature_index import FeatureIndex
 from saekit.features.index.index_file import IndexFile
 from saekit.features.names.labellers import Labeller
 from saekit.features.names.labels import give_labels, score_free_labels
-from saekit.features.names.name_file import KINDS, NAMES, SHARES, LayerNames, write_names
+from saekit.features.names.name_file import (
+    GOOD,
+    KINDS,
+    NAMES,
+    SHARES,
+    LayerNames,
+    write_names,
+)
 from saekit.features.names.predicates import Predicates
 from saekit.features.names.rules import MIN_COUNT, name_features
 from saekit.features.names.scoring import score_layer
@@ -22,7 +29,6 @@ from saekit.files import ensure_writable
 from saekit.model.loading import LanguageModel
 from saekit.sae.storage.dictionary_set import DictionarySet
 
-GOOD = 0.9  # detection from which a name is called reliable
 OUTPUT = KINDS.index("output")
 
 

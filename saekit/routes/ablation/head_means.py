@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saekit.activations import Text, context_rows, documents_of, residuals
-from saekit.errors import FormatError, InputError, MismatchError
+from saekit.errors import FormatError, InputError
 from saekit.files import atomic_path
 from saekit.model.exact import ExactModel
 from saekit.model.loading import LanguageModel
@@ -52,16 +52,9 @@ class HeadMeans:
 
     def check(self, model: LanguageModel) -> None:
         """Raises MismatchError if these are the means of another model, or of other BOS."""
-        if self.fingerprint != model.fingerprint:
-            raise MismatchError(
-                f"The stored means belong to a model with fingerprint {self.fingerprint}; "
-                f'"{model.id}" has {model.fingerprint}.'
-            )
-        if self.prepend_bos != model.prepend_bos:
-            raise MismatchError(
-                f"The stored means were made with prepend_bos={self.prepend_bos}, the model is "
-                f"read with prepend_bos={model.prepend_bos}."
-            )
+        model.check_made_with(
+            "The stored means belong", self.model, self.fingerprint, self.prepend_bos
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the file atomically."""

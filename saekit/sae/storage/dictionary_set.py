@@ -179,14 +179,12 @@ class DictionarySet:
         Raises:
             MismatchError: with both fingerprints, widths or numbers of layers.
         """
-        own, other = self.manifest["fingerprint"], model.fingerprint
+        own = self.manifest["fingerprint"]
         if own is None:
             check_fit(self, model)
-        elif own != other:
-            raise MismatchError(
-                f'The dictionaries in {self.path} belong to model "{self.manifest["model"]}" with '
-                f'fingerprint {own}; "{model.id}" has {other}.'
-            )
+        else:
+            what = f"The dictionaries in {self.path} belong"
+            model.check_made_with(what, self.manifest["model"], own)
 
 
 def check_fit(dictionaries: Iterable[Dictionary], model: LanguageModel) -> None:

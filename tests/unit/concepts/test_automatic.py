@@ -31,7 +31,7 @@ def names(tmp_path):
     give(1, 3, "and", 0.92, 0.91, null=0.4)
     give(0, 3, "or", 0.95, np.nan)  # too rare there
     write_names(tmp_path / NAMES, Index, layers, labeller="rules", text="", n_tokens=1, summary={})
-    return FeatureNames.open(tmp_path / NAMES, Index)
+    return FeatureNames.read(tmp_path / NAMES)
 
 
 CHAINS = [[(0, 0), (2, 1), (3, 0)], [(0, 1), (2, 0)]]

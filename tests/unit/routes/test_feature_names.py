@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from saekit.errors import MismatchError
+from saekit.features.fingerprint import dictionary_fingerprint
 from saekit.features.names.name_file import NAMES, FeatureNames, LayerNames, write_names
-from saekit.features.text_query import dictionary_fingerprint
 from saekit.report.terminal.circuit_text import render
 from saekit.routes.feature_names import namer, names_of
 from saekit.routes.graph.builder import attribution_graph
@@ -69,7 +69,7 @@ def test_names_of_other_dictionaries_are_refused(tmp_path, one, known_features):
     write(tmp_path, own, {})
     assert names_of(dictionaries) is not None
     write(tmp_path, [*own[:3], "another"], {})
-    with pytest.raises(MismatchError, match="other dictionaries than those of layer 3"):
+    with pytest.raises(MismatchError, match="other dictionaries than those in .*: layer 3"):
         names_of(dictionaries)
 
 

@@ -152,7 +152,7 @@ def test_a_planted_gate_leaves_one_edge(matching, known_features, tiny_model):
 def test_a_trace_refuses_what_does_not_belong(one, known_features, tiny_model, tmp_path):
     dictionaries = known_features(one)
     means = head_means(tiny_model, ["The opposite of a word is another word. " * 40], 300, 16)
-    with pytest.raises(MismatchError, match="stored means belong to a model with fingerprint"):
+    with pytest.raises(MismatchError, match="stored means belong to model .* with fingerprint"):
         trace(one, dictionaries, PROMPT, "3/1", means=means)
     with pytest.raises(InputError, match="counterfactual prompt has 4 tokens and the prompt 9"):
         trace(one, dictionaries, PROMPT, "3/1", counterfactual="The opposite of")

@@ -6,13 +6,18 @@ take seconds.
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
-from saekit.errors import FormatError
+from saekit.errors import FormatError, MismatchError
+
+if TYPE_CHECKING:
+    from saekit.sae.dictionary import Dictionary
 
 ROWS = 4
 WEIGHTS = "sae_weights.safetensors"
@@ -47,3 +52,38 @@ def folder_fingerprint(folder: str | Path) -> str | None:
             return weights_fingerprint(W_enc[:ROWS], b_enc[:], b_dec[:])
     except (SafetensorError, OSError) as error:
         raise FormatError(f"{path} cannot be read ({error}); is it missing or cut?") from error
+
+
+def dictionary_fingerprint(dictionary: "Dictionary") -> str:
+    """Fingerprint of loaded weights."""
+    arrays = (dictionary.W_enc[:ROWS], dictionary.bias, dictionary.b_dec)
+    W_enc, b_enc, b_dec = (tensor.detach().float().cpu().numpy() for tensor in arrays)
+    return weights_fingerprint(W_enc, b_enc, b_dec)
+
+
+def check_dictionaries(
+    what: str,
+    made_from: tuple[Sequence[int], Sequence[str]],
+    found: Mapping[int, str | None],
+    where: str,
+    cure: str,
+) -> None:
+    """Refuse what was made from other dictionaries.
+
+    Args:
+        what: such as "The index".
+        made_from: its layers and the fingerprints of their dictionaries.
+        found: the fingerprint of every layer that is there; None is not compared.
+        where: where those are.
+        cure: what to do, a sentence.
+
+    Raises:
+        MismatchError: the first layer that differs or is missing.
+    """
+    for layer, own in zip(*made_from, strict=True):
+        other = found.get(layer, "none")
+        if other is not None and other != own:
+            raise MismatchError(
+                f"{what} was made from other dictionaries than those in {where}: layer {layer} is "
+                f"{own[:12]} in the one and {other[:12]} in the other. {cure}"
+            )
