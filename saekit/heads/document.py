@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,17 +16,14 @@ from jaxtyping import Float
 from saekit.coordinates import head_name, parse_head
 from saekit.errors import InputError
 from saekit.heads.classes import HeadClass, HeadClasses
-from saekit.heads.grids import DYNAMIC, Dynamic, Grid
+from saekit.heads.grids import DYNAMIC, Dynamic, Grid, ScoresOfHeads
 from saekit.version import __version__
-
-if TYPE_CHECKING:
-    from saekit.heads.scores import HeadScores
 
 SCHEMA_VERSION = 1
 DIGITS = 6  # decimals of a score: one of 10,000 pairs is 0.0001
 
 
-def to_document(scores: "HeadScores", per_pair: bool) -> dict[str, Any]:
+def to_document(scores: ScoresOfHeads, per_pair: bool) -> dict[str, Any]:
     """The JSON document of an atlas; see `HeadScores.to_dict`."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -63,7 +60,7 @@ def to_document(scores: "HeadScores", per_pair: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _per_pair(scores: "HeadScores") -> dict[str, Any]:
+def _per_pair(scores: ScoresOfHeads) -> dict[str, Any]:
     if scores.hits is None or scores.lowered is None:
         raise InputError("These scores hold no results per pair; compute them with --pairs.")
     return {
@@ -171,7 +168,7 @@ def _classes(document: dict[str, Any] | None) -> HeadClasses | None:
     return HeadClasses(**values)
 
 
-def to_csv(scores: "HeadScores") -> str:
+def to_csv(scores: ScoresOfHeads) -> str:
     """One row per head: scores beside their baselines, and classes."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

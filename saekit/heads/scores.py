@@ -1,100 +1,21 @@
-"""HeadScores: the atlas of one model and one relation.  No torch.
+"""HeadScores: the atlas of one model and one relation, and its file.  No torch.
 
 Screen, JSON, CSV and chart all show this object.  Scores are [n_layers, n_heads] numpy arrays; the
 row is the layer.
 """
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, Int
-
-from saekit.coordinates import head_name
 from saekit.errors import FormatError, InputError
 from saekit.files import read_json, write_text
-from saekit.heads.classes import HeadClasses
 from saekit.heads.document import SCHEMA_VERSION, fields_of, to_csv, to_document
-from saekit.heads.grids import Dynamic, Grid
+from saekit.heads.grids import ScoresOfHeads
 
 
-@dataclass
-class HeadScores:
-    """Static scores of every head, with what they are compared with.
-
-    Attributes:
-        model, fingerprint: of the checkpoint.
-        relation: name, category and source of the pairs.
-        k: places that count: the target is among the k tokens a head raises (lowers) most.
-        n_listed, n_pairs, n_targets: pairs given, pairs that are single tokens, distinct targets.
-        scores, suppression: in [0, 1].
-        null_scores, null_suppression: 95th percentile with targets shuffled among the pairs.
-        constant: score of a head that always writes the k most frequent targets.
-        chance: k / d_vocab, the score of a head that writes nothing.
-        silent: heads whose OV circuit is zero on all pairs.
-        pairs: the words; `hits`, `lowered` and `top` say per head and pair what happens.
-    """
-
-    model: str
-    fingerprint: str
-    relation: str
-    category: str
-    source: str
-    k: int
-    n_listed: int
-    n_pairs: int
-    n_targets: int
-    scores: Grid
-    suppression: Grid
-    null_scores: Grid
-    null_suppression: Grid
-    constant: float
-    chance: float
-    permutations: int
-    seed: int
-    silent: list[str] = field(default_factory=list)
-    pairs: list[tuple[str, str]] = field(default_factory=list)
-    hits: Float[np.ndarray, "n_layers n_heads pair"] | None = None
-    lowered: Float[np.ndarray, "n_layers n_heads pair"] | None = None
-    top: Int[np.ndarray, "n_layers n_heads pair"] | None = None
-    classes: HeadClasses | None = None
-    dynamic: Dynamic | None = None
-    causal: dict[str, Any] | None = None
-    salient: list[dict[str, Any]] | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def n_layers(self) -> int:
-        return self.scores.shape[0]
-
-    @property
-    def n_heads(self) -> int:
-        return self.scores.shape[1]
-
-    def top_heads(
-        self, n: int = 10, suppression: bool = False
-    ) -> list[tuple[tuple[int, int], float]]:
-        """The n heads with the highest scores above their null, as ((layer, head), score)."""
-        grid = self.suppression if suppression else self.scores
-        null = self.null_suppression if suppression else self.null_scores
-        order = np.argsort(-grid, axis=None, kind="stable")[:n]
-        heads = [divmod(int(place), self.n_heads) for place in order]
-        return [(head, float(grid[head])) for head in heads if grid[head] > null[head]]
-
-    def words_of(self, layer: int, head: int, suppressed: bool = False) -> list[tuple[str, str]]:
-        """The pairs that a head maps (or suppresses): which names it copies.
-
-        Raises:
-            InputError: there is no such head, or these scores were read from a file.
-        """
-        hits = self.lowered if suppressed else self.hits
-        if not (0 <= layer < self.n_layers and 0 <= head < self.n_heads):
-            raise InputError(f"There is no head {head_name(layer, head)} in {self.model}.")
-        if hits is None:
-            raise InputError("These scores hold no results per pair; compute them with --pairs.")
-        return [pair for pair, hit in zip(self.pairs, hits[layer, head], strict=True) if hit > 0.5]
+class HeadScores(ScoresOfHeads):
+    """Static scores of every head (see `ScoresOfHeads` for its attributes), with their file."""
 
     def to_dict(self, per_pair: bool = False) -> dict[str, Any]:
         """The JSON document; `per_pair` adds for each head the pairs it maps and suppresses."""

@@ -244,7 +244,9 @@ def test_another_model_text_or_context(tiny_model, documents, path):
         source.check(other)
     with pytest.raises(MismatchError, match=expected):
         write(other, documents, path)
-    with pytest.raises(MismatchError, match="prepend_bos=True; .* prepend_bos=False. Give another --cache"):
+    with pytest.raises(
+        MismatchError, match="prepend_bos=True; .* prepend_bos=False. Give another --cache"
+    ):
         source.check(replace(tiny_model, prepend_bos=False))
     with pytest.raises(MismatchError, match="context of 16 tokens; this run has 32"):
         source.check(tiny_model, context=32)

@@ -160,5 +160,7 @@ def test_an_index_of_other_dictionaries(index, make_set, dictionaries, plain_mod
 def test_an_index_of_another_model(index, make_set):
     other = make_set(0, fingerprint="f" * 64)
     shutil.copy(index.path, other.path / "index.h5")
-    with pytest.raises(MismatchError, match=f'"plain" with fingerprint {index.fingerprint}; .*ffff'):
+    with pytest.raises(
+        MismatchError, match=f'"plain" with fingerprint {index.fingerprint}; .*ffff'
+    ):
         FeatureIndex.open(other.path)

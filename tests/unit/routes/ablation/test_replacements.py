@@ -237,7 +237,9 @@ def test_means_file(means, model, tiny_model, gated_model, tmp_path):
     with pytest.raises(MismatchError, match=f"{model.fingerprint}.*has {another.fingerprint}"):
         again.check(another)
     without = LanguageModel(model.id, model.hf, model.tokenizer, prepend_bos=False)
-    with pytest.raises(MismatchError, match="read with prepend_bos=True; .* is read with prepend_bos=False"):
+    with pytest.raises(
+        MismatchError, match="read with prepend_bos=True; .* is read with prepend_bos=False"
+    ):
         again.check(without)
     with pytest.raises(FormatError, match="cannot be read"):
         HeadMeans.load(tmp_path / "absent")
