@@ -24,12 +24,12 @@ import numpy as np
 import torch
 
 import saekit
-from saekit.concepts import columns
+from saekit.activations import sparse
 from saekit.concepts.catalogue import Catalogue
 from saekit.concepts.finding import find_concepts
 from saekit.concepts.matching import START
 from saekit.concepts.observations import observe
-from saekit.concepts.pairing import MIN_JOINT, Pairs, match_pair
+from saekit.concepts.pairing import MIN_JOINT, LayerPairs, match_pair
 from saekit.sae.storage.dictionary_set import DictionarySet
 from saekit.sae.training.config import TrainConfig
 from saekit.text.sources import open_text
@@ -38,7 +38,7 @@ STRONG = (0.7, 0.7)
 SEEDS = (1, 2)
 
 
-def share(pairs: Pairs, thresholds: tuple[float, float]) -> float:
+def share(pairs: LayerPairs, thresholds: tuple[float, float]) -> float:
     """Links / features of the first side that are active at all."""
     return float(pairs.above(thresholds).sum() / max(pairs.trials, 1))
 
@@ -52,7 +52,7 @@ def compare(model: Any, sets: list[DictionarySet], tokens: int) -> list[dict[str
         twin = match_pair((layer, layer), *side)
         row = {
             "layer": layer,
-            "features": int((columns.counts(seen[0][layer]) >= MIN_JOINT).sum()),
+            "features": int((sparse.counts(seen[0][layer]) >= MIN_JOINT).sum()),
             "both_seeds": share(twin, START),
             "both_seeds_strong": share(twin, STRONG),
         }

@@ -71,7 +71,7 @@ class LayerScore:
 
 
 @dataclass
-class Clamp:
+class ClampTest:
     """What clamping single features of an output concept does (see `saekit.concepts.clamping`).
 
     Attributes:
@@ -137,7 +137,7 @@ class Concept:
     layers: list[LayerScore]
     chain: list[str] = field(default_factory=list)
     chains: list[Chain] = field(default_factory=list)
-    clamped: list[Clamp] = field(default_factory=list)
+    clamped: list[ClampTest] = field(default_factory=list)
 
     @property
     def found_layers(self) -> list[int]:
@@ -237,7 +237,7 @@ class Catalogue:
                         "layers": [LayerScore(**score) for score in concept["layers"]],
                         # files of older versions have neither
                         "chains": [Chain(**chain) for chain in concept.get("chains", [])],
-                        "clamped": [Clamp(**clamp) for clamp in concept.get("clamped", [])],
+                        "clamped": [ClampTest(**clamp) for clamp in concept.get("clamped", [])],
                     }
                 )
                 for concept in document["concepts"]

@@ -13,9 +13,8 @@ from jaxtyping import Float, Int
 from scipy.sparse import csc_array
 from torch import Tensor
 
-from saekit.activations import residuals, run_blocks, unembed
-from saekit.concepts import columns
-from saekit.concepts.catalogue import Clamp
+from saekit.activations import residuals, run_blocks, sparse, unembed
+from saekit.concepts.catalogue import ClampTest
 from saekit.model.loading import LanguageModel
 from saekit.sae.dictionary import Dictionary
 
@@ -39,7 +38,7 @@ def usual_maxima(
     activations: csc_array, features: Int[np.ndarray, " feature"]
 ) -> Float[np.ndarray, " feature"]:
     """The 90th percentile of each feature's positive activations."""
-    starts, values = columns.starts(activations), columns.values(activations)
+    starts, values = sparse.starts(activations), sparse.values(activations)
     return np.array([np.quantile(values[starts[f] : starts[f + 1]], QUANTILE) for f in features])
 
 
@@ -88,7 +87,7 @@ def clamp_concept(
     features: list[int],
     tokens: list[int],
     rng: np.random.Generator,
-) -> Clamp:
+) -> ClampTest:
     """Every feature of an output concept against the same 100 random features.
 
     Args:
@@ -99,16 +98,16 @@ def clamp_concept(
         tokens: its words.
         rng: draws the random features.
     """
-    alive = np.flatnonzero(columns.counts(activations) >= MIN_ACTIVATIONS)
+    alive = np.flatnonzero(sparse.counts(activations) >= MIN_ACTIVATIONS)
     others = np.setdiff1d(alive, features)
     drawn = rng.choice(others, min(RANDOM, len(others)), replace=False)
-    own = np.array([f for f in features if columns.counts(activations)[f]], dtype=int)
+    own = np.array([f for f in features if sparse.counts(activations)[f]], dtype=int)
     both = np.concatenate([own, drawn])
     found = rises(
         model, dictionary, passages(model, ids), both, usual_maxima(activations, both), tokens
     )
     rise, null = found[: len(own)], found[len(own) :]
-    return Clamp(
+    return ClampTest(
         layer=dictionary.layer,
         features=own.tolist(),
         rises=[float(f"{value:.4g}") for value in rise],

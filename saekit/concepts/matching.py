@@ -27,9 +27,9 @@ from jaxtyping import Float
 from scipy.sparse import csc_array
 from torch import Tensor
 
-from saekit.concepts import columns
+from saekit.activations import sparse
 from saekit.concepts.pairing import (
-    Pairs,
+    LayerPairs,
     match_pair,
     rotate_components,
     shift_activations,
@@ -53,7 +53,7 @@ class Link:
     correlation: float
 
 
-_Found = list[tuple[Pairs, dict[str, Pairs]]]  # real pairs, and those of every null
+_Found = list[tuple[LayerPairs, dict[str, LayerPairs]]]  # real pairs, and those of every null
 
 
 @dataclass
@@ -95,7 +95,7 @@ def false_discovery_rate(links: int, null_links: Mapping[str, int]) -> float:
 
 
 def choose_thresholds(
-    real: list[Pairs], nulls: Mapping[str, list[Pairs]], target_fdr: float
+    real: list[LayerPairs], nulls: Mapping[str, list[LayerPairs]], target_fdr: float
 ) -> tuple[float, float]:
     """The lowest thresholds at which the estimated FDR is at most the target, else the highest."""
     thresholds = START
@@ -128,25 +128,25 @@ def match_layers(
     layers = sorted(activations)
     sides = {layer: (activations[layer], decoders[layer]) for layer in layers}
 
-    def null(name: str, a: int, b: int, allowed: Any) -> Pairs:
+    def null(name: str, a: int, b: int, allowed: Any) -> LayerPairs:
         active, decoder = sides[b]
         if name == "shifted":
             active = shift_activations(active, rng)
         elif name == "rotated":
             decoder = rotate_components(decoder, generator)
         else:
-            swapped = torch.from_numpy(swap_within_deciles(columns.counts(active), rng))
+            swapped = torch.from_numpy(swap_within_deciles(sparse.counts(active), rng))
             decoder = decoder[swapped.to(decoder.device)]
         return match_pair((a, b), sides[a], (active, decoder), allowed)
 
-    def matched(a: int, b: int, allowed: Any = None) -> tuple[Pairs, dict[str, Pairs]]:
+    def matched(a: int, b: int, allowed: Any = None) -> tuple[LayerPairs, dict[str, LayerPairs]]:
         real = match_pair((a, b), sides[a], sides[b], allowed)
         return real, {name: null(name, a, b, allowed) for name in NULLS}
 
     found = [matched(a, b) for a, b in zip(layers, layers[1:], strict=False)]
     all_nulls = {name: [nulls[name] for _, nulls in found] for name in NULLS}
     thresholds = choose_thresholds([real for real, _ in found], all_nulls, target_fdr)
-    has_next = {layer: np.zeros(len(columns.counts(activations[layer])), bool) for layer in layers}
+    has_next = {layer: np.zeros(len(sparse.counts(activations[layer])), bool) for layer in layers}
     has_previous = {layer: mask.copy() for layer, mask in has_next.items()}
     for real, _ in found:
         keep = real.above(thresholds)
@@ -184,7 +184,7 @@ def match_layers(
     )
 
 
-def _links(matched: Sequence[Pairs], thresholds: tuple[float, float]) -> list[Link]:
+def _links(matched: Sequence[LayerPairs], thresholds: tuple[float, float]) -> list[Link]:
     return [
         Link(pairs.layer, int(pairs.left[at]), pairs.to_layer, int(pairs.right[at]),
              round(float(pairs.cosine[at]), 4), round(float(pairs.correlation[at]), 4))

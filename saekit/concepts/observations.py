@@ -12,17 +12,17 @@ from itertools import islice
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import csc_array, csr_array
+from scipy.sparse import csc_array
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from saekit.activations import Text, check_layers, context_rows, residuals, texts_of, unembed
+from saekit.activations.sparse import SparseRows
 from saekit.concepts.definitions import Definition
 from saekit.concepts.outputs import deviations
 from saekit.concepts.sampling import Sampler, Stratum
 from saekit.errors import InputError
 from saekit.model.loading import LanguageModel
-from saekit.sae.dictionary import Dictionary
 from saekit.sae.storage.dictionary_set import DictionarySet
 
 _PASS_TOKENS = 2048  # dense preactivations of one layer for this many tokens are held at once
@@ -55,43 +55,11 @@ class Observations:
         return np.isin(self.ids, token_ids)
 
 
-class _SparseRows:
-    """Active features of consecutive positions, collected batch by batch."""
-
-    def __init__(self) -> None:
-        self.values: list[np.ndarray] = []
-        self.features: list[np.ndarray] = []
-        self.counts: list[np.ndarray] = []
-
-    def add(self, dictionary: Dictionary, x: Float[Tensor, "position d_in"]) -> None:
-        values, features = dictionary.encode_sparse(x)
-        active = values > 0
-        self.values.append(values[active].float().cpu().numpy())
-        self.features.append(features[active].to("cpu", torch.int32).numpy())
-        self.counts.append(active.sum(-1).cpu().numpy())
-
-    def extend(self, other: "_SparseRows") -> None:
-        self.values += other.values
-        self.features += other.features
-        self.counts += other.counts
-
-    def matrix(self, d_sae: int) -> csc_array:
-        counts = np.concatenate(self.counts)
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        if starts[-1] < 2**31:  # otherwise scipy widens the features as well: half as much again
-            starts = starts.astype(np.int32)
-        rows = csr_array(
-            (np.concatenate(self.values), np.concatenate(self.features), starts),
-            shape=(len(counts), d_sae),
-        )
-        return csc_array(rows)
-
-
 class _Pass:
     """What was read of one stratum."""
 
     def __init__(self, layers: Sequence[int], outputs: Mapping[str, Sequence[int]]):
-        self.rows = {layer: _SparseRows() for layer in layers}
+        self.rows = {layer: SparseRows() for layer in layers}
         self.sigma: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
         self.ids: list[np.ndarray] = []
         self.given: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
@@ -111,7 +79,7 @@ class _Pass:
         streams = dict(zip(wanted, residuals(model, ids, wanted), strict=True))
         for layer in layers:
             x = streams[layer][words]
-            self.rows[layer].add(dictionaries[layer], x)
+            self.rows[layer].add(*dictionaries[layer].encode_sparse(x))
             self.sigma[layer].append(deviations(model, x).cpu().numpy())
         self.ids.append(ids[words].cpu().numpy())
         if outputs:
@@ -187,7 +155,7 @@ def observe(
         )
     matrices: dict[int, csc_array] = {}
     for layer in dictionaries.layers:  # one at a time, and its pieces are dropped: low memory
-        whole = _SparseRows()
+        whole = SparseRows()
         for _, part in passes:
             whole.extend(part.rows.pop(layer))
         matrices[layer] = whole.matrix(dictionaries[layer].d_sae)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import csc_array
 from torch import Tensor
 
-from saekit.concepts import columns
+from saekit.activations import sparse
 
 MIN_JOINT = 30
 MIN_SHIFT = 100
@@ -27,7 +27,7 @@ _BLOCK_ENTRIES = 4_000_000  # activations compared at once
 
 
 @dataclass
-class Pairs:
+class LayerPairs:
     """Mutual best partners of two layers, before thresholds."""
 
     layer: int
@@ -66,12 +66,12 @@ def rotate_components(
 
 def shift_activations(activations: csc_array, rng: np.random.Generator) -> csc_array:
     """Every feature's activations rotated in time by its own offset of more than 100 positions."""
-    n, d_sae = columns.n_positions(activations), len(columns.counts(activations))
+    n, d_sae = sparse.n_positions(activations), len(sparse.counts(activations))
     least = min(MIN_SHIFT, n // 4)
     offsets = rng.integers(least + 1, max(n - least, least + 2), d_sae)
-    positions = columns.positions(activations) + offsets[columns.features(activations)]
+    positions = sparse.positions(activations) + offsets[sparse.features(activations)]
     shifted = csc_array(
-        (columns.values(activations).copy(), positions % n, columns.starts(activations).copy()),
+        (sparse.values(activations).copy(), positions % n, sparse.starts(activations).copy()),
         shape=(n, d_sae),
     )
     shifted.sort_indices()
@@ -121,16 +121,16 @@ def correlations(
 ) -> tuple[Float[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
     """Pearson correlation over all positions of column i of `left` with column j of `right`, and
     at how many positions both are active."""
-    n = columns.n_positions(left)
+    n = sparse.n_positions(left)
     products, joint = np.zeros(len(i)), np.zeros(len(i), np.int64)
-    sizes = columns.counts(left)[i] + columns.counts(right)[j]
+    sizes = sparse.counts(left)[i] + sparse.counts(right)[j]
     block = np.cumsum(sizes) // _BLOCK_ENTRIES
     for number in range(int(block[-1]) + 1 if len(block) else 0):
         part = np.flatnonzero(block == number)
         if len(part):
             both = csc_array(left[:, i[part]].multiply(right[:, j[part]]))
             products[part] = np.asarray(both.sum(0, dtype=np.float64)).ravel()
-            joint[part] = columns.counts(both)
+            joint[part] = sparse.counts(both)
 
     def moments(matrix: csc_array) -> tuple[np.ndarray, np.ndarray]:
         mean = np.asarray(matrix.sum(0, dtype=np.float64)).ravel() / n
@@ -158,7 +158,7 @@ def match_pair(
     left: tuple[csc_array, Float[Tensor, "left d_in"]],
     right: tuple[csc_array, Float[Tensor, "right d_in"]],
     allowed: tuple[Bool[np.ndarray, " left"], Bool[np.ndarray, " right"]] | None = None,
-) -> Pairs:
+) -> LayerPairs:
     """Mutual best partners of two layers, given (activations, decoder) of each.
 
     Args:
@@ -168,10 +168,10 @@ def match_pair(
             activations never do.
     """
     places = [
-        np.flatnonzero((columns.counts(side[0]) >= MIN_JOINT) & (True if ok is None else ok))
+        np.flatnonzero((sparse.counts(side[0]) >= MIN_JOINT) & (True if ok is None else ok))
         for side, ok in zip((left, right), allowed or (None, None), strict=True)
     ]
-    pairs = Pairs(*layers, trials=len(places[0]))
+    pairs = LayerPairs(*layers, trials=len(places[0]))
     if not len(places[0]) or not len(places[1]):
         return pairs
     decoders = [

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.sparse import csc_array
 from sklearn.metrics import roc_auc_score
 
-from saekit.concepts import columns
+from saekit.activations import sparse
 from saekit.concepts.catalogue import LayerScore
 
 BINS = 20  # bin b holds activations of b/20 .. (b+1)/20 of the 99th percentile
@@ -41,10 +41,10 @@ def percentiles(matrix: csc_array, n_first: int) -> Float[np.ndarray, " d_sae"]:
 
     The largest value that at most 1% of the activations exceed.
     """
-    d_sae = len(columns.counts(matrix))
+    d_sae = len(sparse.counts(matrix))
     p99 = np.zeros(d_sae, dtype=np.float32)
-    first = columns.positions(matrix) < n_first
-    feature, values = columns.features(matrix)[first], columns.values(matrix)[first]
+    first = sparse.positions(matrix) < n_first
+    feature, values = sparse.features(matrix)[first], sparse.values(matrix)[first]
     values = values[np.lexsort((values, feature))]
     counts = np.bincount(feature, minlength=d_sae)
     ends = np.cumsum(counts)
@@ -80,10 +80,10 @@ class LayerView:
         self.n_first, self.n, self.weights = n_first, len(weights), weights
         self.p99 = percentiles(matrix, n_first)
         self.d_sae = len(self.p99)
-        feature = columns.features(matrix)
+        feature = sparse.features(matrix)
         scale = np.where(self.p99 > 0, self.p99, np.inf)  # silent on the first half: never counts
-        self._starts, self._positions = columns.starts(matrix), columns.positions(matrix)
-        self._relative = columns.values(matrix) / scale[feature].astype(np.float32)
+        self._starts, self._positions = sparse.starts(matrix), sparse.positions(matrix)
+        self._relative = sparse.values(matrix) / scale[feature].astype(np.float32)
         bins = np.minimum(self._relative * BINS, BINS - 1).astype(np.uint8)
         first = self._positions < n_first
         self._first_positions, self._first_bins = self._positions[first], bins[first]

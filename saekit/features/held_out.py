@@ -12,10 +12,11 @@ from itertools import islice
 import numpy as np
 import torch
 from jaxtyping import Int, Integer
-from scipy.sparse import csc_array, csr_array
+from scipy.sparse import csc_array
 from tqdm.auto import tqdm
 
 from saekit.activations import Text, check_layers, context_rows, documents_of, residuals, unembed
+from saekit.activations.sparse import SparseRows
 from saekit.errors import InputError
 from saekit.model.loading import LanguageModel
 from saekit.sae.storage.dictionary_set import DictionarySet
@@ -57,7 +58,7 @@ class _Collected:
     def __init__(self, sizes: dict[int, int]):
         self.rows: list[np.ndarray] = []
         self.predicted: list[np.ndarray] = []
-        self.active: dict[int, list[csr_array]] = {layer: [] for layer in sizes}
+        self.active = {layer: SparseRows() for layer in sizes}
         self.sizes, self.count = sizes, 0
 
     def add(
@@ -69,13 +70,8 @@ class _Collected:
         streams = dict(zip(wanted, residuals(model, tensor, wanted), strict=True))
         counted = (tensor != model.bos).flatten()
         for layer in dictionaries.layers:
-            values, features = dictionaries[layer].encode_sparse(streams[layer].flatten(0, 1))
-            active = (values > 0) & counted[:, None]
-            starts = np.concatenate([[0], np.cumsum(active.sum(-1).cpu().numpy())])
-            data = values[active].float().cpu().numpy(), features[active].cpu().numpy(), starts
-            self.active[layer].append(
-                csr_array(data, shape=(len(counted), dictionaries[layer].d_sae))
-            )
+            pairs = dictionaries[layer].encode_sparse(streams[layer].flatten(0, 1))
+            self.active[layer].add(*pairs, counted)
         last = streams[model.n_layers].flatten(0, 1)
         next_token = [unembed(model, part).argmax(-1).cpu() for part in last.split(512)]
         self.predicted.append(torch.cat(next_token).numpy())
@@ -87,24 +83,12 @@ class _Collected:
     def finish(self, bos: int, passage: int) -> HeldOut:
         rows = np.concatenate(self.rows)
         tokens = rows.astype(np.int64).ravel()
-        layers = {}
-        for layer in list(self.active):  # one at a time, and its pieces are dropped: low memory
-            layers[layer] = csc_array(_stacked(self.active.pop(layer), self.sizes[layer]))
+        layers = {layer: part.matrix(self.sizes[layer]) for layer, part in self.active.items()}
         predicted = np.concatenate(self.predicted)
         return HeldOut(rows, np.where(tokens == bos, -1, tokens), predicted, layers, passage)
 
 
-def _stacked(parts: list[csr_array], d_sae: int) -> csr_array:
-    counts = np.concatenate([np.diff(part.indptr) for part in parts])
-    columns = (
-        np.concatenate([part.data for part in parts]),
-        np.concatenate([part.indices for part in parts]),
-        np.concatenate([[0], np.cumsum(counts)]),
-    )
-    return csr_array(columns, shape=(len(counts), d_sae))
-
-
-class _Parts:
+class _Dealt:
     """New pieces of text, dealt out to the two parts."""
 
     def __init__(self, documents: Iterable[Document]):
@@ -143,7 +127,7 @@ def read_held_out(
     dictionaries.check_model(model)
     passage = min(PASSAGE, model.n_ctx)
     context = min(_CONTEXT, model.n_ctx) // passage * passage
-    source = _Parts(documents_of(documents))
+    source = _Dealt(documents_of(documents))
     sizes = {layer: dictionaries[layer].d_sae for layer in dictionaries.layers}
     parts = {part: _Collected(sizes) for part in (CHOOSE, REPORT)}
     rows = {part: context_rows(model, source.read(part), context) for part in parts}

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from saekit.activations import Text, context_rows, documents_of, residuals
 from saekit.errors import InputError, TrainingError
 from saekit.features.fingerprint import dictionary_fingerprint
-from saekit.features.index.build_progress import LayerStatistics, Progress
+from saekit.features.index.build_progress import IndexProgress, LayerStatistics
 from saekit.features.index.examples import Chunk, suffix_hashes
 from saekit.features.index.relatives import KeptRows, correlated
 from saekit.features.index.writer import IndexWriter, smallest_type
@@ -149,7 +149,7 @@ def build_index(
     }  # fmt: skip
     with _spool(out_path) as spool:
         rng, counts = np.random.default_rng(seed), np.zeros(model.d_vocab, np.int64)
-        progress = Progress(statistics, KeptRows(sizes), counts, rng, spool)
+        progress = IndexProgress(statistics, KeptRows(sizes), counts, rng, spool)
         if resume and partial.exists():
             progress.load(partial, settings)
         following = checkpoint_tokens or tokens
@@ -197,7 +197,7 @@ def build_index(
 
 
 def _rows(
-    model: LanguageModel, documents: Text, context: int, progress: Progress
+    model: LanguageModel, documents: Text, context: int, progress: IndexProgress
 ) -> Iterator[np.ndarray]:
     """Rows of text after those that were read before.
 
@@ -245,7 +245,7 @@ def _spool(out_path: Path) -> Iterator[IO[bytes]]:
 def _read_text(
     model: LanguageModel,
     dictionaries: Sequence[Dictionary],
-    progress: Progress,
+    progress: IndexProgress,
     rows: Iterator[np.ndarray],
     target: int,
     tokens: int,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from saekit.concepts.catalogue import Catalogue, Clamp, Concept, LayerScore
+from saekit.concepts.catalogue import Catalogue, ClampTest, Concept, LayerScore
 from saekit.coordinates import feature_name
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _chain_rows(concept: Concept) -> list[str]:
     return [f"  chains that hold several of its features: layers {first}-{last}", *rows]
 
 
-def _clamp_row(clamp: Clamp) -> str:
+def _clamp_row(clamp: ClampTest) -> str:
     best = max(range(len(clamp.rises)), key=clamp.rises.__getitem__, default=None)
     if best is None:
         return f"  clamping at layer {clamp.layer}: no feature of it was active"

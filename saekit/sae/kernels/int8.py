@@ -50,7 +50,7 @@ def products(
     Args:
         x, b_enc: float32, contiguous.
         W_enc, out: bfloat16, contiguous.
-        memory: gives a tensor by name, shape and dtype, as `saekit.sae.training.scratch.Scratch`.
+        memory: gives a tensor by name, shape and dtype, as `saekit.sae.training.operands.Scratch`.
     """
     functions = library(SOURCE)
     assert functions is not None

@@ -31,7 +31,7 @@ _TENSORS = "step-{step:08d}-{rank}.safetensors"
 
 
 @dataclass(frozen=True)
-class Place:
+class RunPlace:
     """How far a run got.
 
     Attributes:
@@ -57,7 +57,7 @@ def save_layers(folder: Path, layers: Sequence[LayerTraining], step: int, rank: 
 
 def commit(
     folder: Path,
-    place: Place,
+    place: RunPlace,
     owners: Mapping[int, int],
     config: TrainConfig,
     model: LanguageModel,
@@ -154,7 +154,9 @@ def read_checkpoint(
     return document
 
 
-def load_layers(folder: Path, document: dict[str, Any], layers: Sequence[LayerTraining]) -> Place:
+def load_layers(
+    folder: Path, document: dict[str, Any], layers: Sequence[LayerTraining]
+) -> RunPlace:
     """Put the layers into the state of a checkpoint, whoever wrote them.
 
     Raises:
@@ -172,7 +174,7 @@ def load_layers(folder: Path, document: dict[str, Any], layers: Sequence[LayerTr
             training.load_state(
                 {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             )
-        return Place(int(document["step"]), [int(n) for n in document["position"]])
+        return RunPlace(int(document["step"]), [int(n) for n in document["position"]])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise FormatError(f"{path} lacks {error}; delete {folder} to start again.") from error
 

@@ -11,8 +11,7 @@ from saekit.sae.dictionary import Dictionary
 from saekit.sae.kernels import Reference, kernels_for
 from saekit.sae.training.architectures import ARCHITECTURES, TopK
 from saekit.sae.training.config import TrainConfig
-from saekit.sae.training.operands import Float32, NarrowChoice, NarrowFactors
-from saekit.sae.training.scratch import Scratch
+from saekit.sae.training.operands import Float32, NarrowChoice, NarrowFactors, Scratch
 from saekit.sae.training.step import DeadFeatures, StepResult, dense_step, sparse_step
 
 # rows of norm 1 overshoot: the k largest of many random features overlap; tried 1, 1/2, 1/4

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from saekit.sae.kernels import Reference, SparsePass
 from saekit.sae.training.architectures import Architecture, Parameters, TopK
-from saekit.sae.training.operands import Float32
-from saekit.sae.training.scratch import Scratch
+from saekit.sae.training.operands import Float32, Scratch
 
 
 @dataclass

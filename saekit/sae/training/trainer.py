@@ -36,8 +36,8 @@ from saekit.sae.training import checkpoint, metrics
 from saekit.sae.training.config import TrainConfig
 from saekit.sae.training.distributed import SharedActivations, World
 from saekit.sae.training.layer import LayerTraining
+from saekit.sae.training.operands import Scratch
 from saekit.sae.training.progress import Progress
-from saekit.sae.training.scratch import Scratch
 from saekit.sae.training.stopping import StopSignal
 
 logger = logging.getLogger(__name__)
@@ -308,7 +308,7 @@ class Run:
             failure = error
         self.world.check(failure)
         if self.world.is_first:
-            place = checkpoint.Place(self.step, self.buffer.state())
+            place = checkpoint.RunPlace(self.step, self.buffer.state())
             owners = self.world.owners(self.all_layers)
             checkpoint.commit(self.work, place, owners, self.config, self.model, self.text_name)
         self.world.check(None)

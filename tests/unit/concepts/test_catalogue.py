@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from saekit.concepts.catalogue import Catalogue, Chain, Clamp, Concept, LayerScore
+from saekit.concepts.catalogue import Catalogue, Chain, ClampTest, Concept, LayerScore
 from saekit.errors import FormatError, InputError
 from saekit.report.terminal.concept_tables import catalogue_table
 
@@ -20,7 +20,7 @@ def catalogue():
                     chains=[Chain(["0/2", "2/5", "3/1"], [1.25, 2.0, 3.0]),
                             Chain(["0/7", "1/1"], [2.5, 1.0])]),
             Concept("small", "output", [" small"], None, [none],
-                    clamped=[Clamp(3, [4, 5], [0.2, 2.5], [51, 100], 100, 0.1, 0.9)]),
+                    clamped=[ClampTest(3, [4, 5], [0.2, 2.5], [51, 100], 100, 0.1, 0.9)]),
         ],
         links={
             "tau_cosine": 0.5, "tau_correlation": 0.4, "links": 1200, "trials": 5000, "fdr": 0.01,

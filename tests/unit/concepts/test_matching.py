@@ -8,7 +8,7 @@ from scipy.sparse import csc_array
 from benchmarks.planted_streams import NULLS as NULL_STREAMS
 from benchmarks.planted_streams import Plan, plant, planted_dictionaries
 from benchmarks.spans import score
-from saekit.concepts import columns
+from saekit.activations import sparse
 from saekit.concepts import matching as matching_module
 from saekit.concepts.matching import (
     NULLS,
@@ -20,7 +20,7 @@ from saekit.concepts.matching import (
 )
 from saekit.concepts.pairing import (
     MIN_JOINT,
-    Pairs,
+    LayerPairs,
     candidate_pairs,
     correlations,
     mutual_best,
@@ -51,7 +51,7 @@ def test_unrelated_layers_have_no_links(null):
     found = planted_dictionaries(streams)
     matching = match_layers(found.activations, found.decoders)
     assert len(matching.links) <= 0.05 * matching.trials
-    alive = [(columns.counts(active) >= MIN_JOINT).sum() for active in found.activations.values()]
+    alive = [(sparse.counts(active) >= MIN_JOINT).sum() for active in found.activations.values()]
     assert matching.trials >= sum(alive[:-1])
 
 
@@ -166,7 +166,7 @@ def test_thresholds_rise_until_the_nulls_are_few():
     def pairs(cosine):
         cosine = np.array(cosine)
         at = np.arange(len(cosine))
-        return Pairs(0, 1, 100, at, at, cosine, cosine)
+        return LayerPairs(0, 1, 100, at, at, cosine, cosine)
 
     real = [pairs([0.9] * 40 + [0.58] * 20)]
     assert choose_thresholds(real, {"x": [pairs([])]}, 0.05) == (0.5, 0.4)
@@ -184,7 +184,7 @@ def test_bad_links_over_one_layer_do_not_cost_the_good_ones(monkeypatch):
         is_null = next(calls) % (1 + len(NULLS)) > 0
         over_one = layers[1] - layers[0] == 2
         at = np.arange(10 * is_null if over_one else 40 * (not is_null))
-        return Pairs(*layers, 100, at, at, np.full(len(at), 0.99), np.full(len(at), 0.99))
+        return LayerPairs(*layers, 100, at, at, np.full(len(at), 0.99), np.full(len(at), 0.99))
 
     monkeypatch.setattr(matching_module, "match_pair", pairs)
     active = csc_array(np.random.default_rng(0).random((500, 50)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from saekit.sae.kernels import int8
-from saekit.sae.training.scratch import Scratch
+from saekit.sae.training.operands import Scratch
 
 SCRATCH = Scratch(torch.device("cpu"))
 pytestmark = pytest.mark.skipif(

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from saekit.sae.kernels import Reference, kernels_for
 from saekit.sae.training.architectures import ARCHITECTURES
 from saekit.sae.training.config import LayerConfig
-from saekit.sae.training.operands import Float32, NarrowChoice, NarrowFactors
-from saekit.sae.training.scratch import Scratch
+from saekit.sae.training.operands import Float32, NarrowChoice, NarrowFactors, Scratch
 from saekit.sae.training.step import dense_step, first_true, sparse_step
 
 TOKENS, D_IN, D_SAE, K = 40, 12, 64, 5
