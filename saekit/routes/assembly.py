@@ -92,6 +92,7 @@ class CircuitBuilder:
         table = components(self.exact, clean, target)
         the_set = self._set(found, into, key, chosen, causal)
         splits = self._splits(found, chosen, self.at(key))
+        random = causal.random(chosen, n_random, seed)
         result = Circuit(
             model=model.id,
             fingerprint=model.fingerprint,
@@ -104,7 +105,7 @@ class CircuitBuilder:
                 feature=target.feature_name,
                 layer=target.layer,
                 position=self.position,
-                preactivation=_number(p),
+                preactivation=rounded(p),
                 kind=target.kind,
                 token=None if target.token is None else model.vocabulary[target.token],
             ),
@@ -113,23 +114,23 @@ class CircuitBuilder:
             heads=[self._head(head, p, into, key, causal) for head in shown],
             set=the_set,
             n80=len(chosen),
-            completeness_error=_number(completeness_error(table, p)),
+            completeness_error=rounded(completeness_error(table, p)),
             error_node_share=rounded(error_share(splits)),
             concepts=[_concept(span) for span in self.spans],
             prediction=self._prediction(),
             notes=[],
             shown=self._set(found, into, key, shown, causal),
             n80_all_keys=len(smallest_set(into.clamp(min=0).sum(-1), N80_SHARE)),
-            random_sets=_random_sets(causal, chosen, n_random, seed),
-            all_edges_drop=_number(causal.all_edges),
-            key_edges_drop=_number(causal.key_edges),
+            random_sets=_random_sets(causal, chosen, random),
+            all_edges_drop=rounded(causal.all_edges),
+            key_edges_drop=rounded(causal.key_edges),
             arrivals=self._arrivals(found, into, p),
             sources=self._sources(splits),
-            components=[parts.Component(name, _number(value)) for name, value in table],
+            components=[parts.Component(name, rounded(value)) for name, value in table],
             patterns=self._patterns(),
             ablations=ablations(
                 self.exact, clean, target, self.at(key), chosen, list(before), self.replacements,
-                n_random, seed,
+                (causal, random), n_random, seed,
             ),
             matches=matches(
                 self.exact, clean, self.dictionaries, self.called, chosen, self.at(key), self.q,
@@ -154,10 +155,10 @@ class CircuitBuilder:
             head=head_name(m, h),
             layer=m,
             index=h,
-            attention=_number(float(self.clean.pattern[m, h, self.q, self.at(key)])),
-            contribution=_number(value),
+            attention=rounded(float(self.clean.pattern[m, h, self.q, self.at(key)])),
+            contribution=rounded(value),
             share=rounded(ratio(max(value, 0.0), positive(into), p)),
-            causal=_number(causal.single[head]),
+            causal=rounded(causal.single[head]),
             share_of_key=rounded(ratio(max(value, 0.0), positive(into[:, :, key - 1]), p)),
         )
 
@@ -172,8 +173,8 @@ class CircuitBuilder:
             share_positive=rounded(ratio(positive(mine), positive(into), p)),
             share_signed=rounded(ratio(float(mine.sum()), float(into.sum()), p)),
             share_causal=rounded(share_of_drop(joint, causal.all_edges, p)),
-            joint_drop=_number(joint),
-            sum_of_single_drops=_number(sum(causal.single[head] for head in heads)),
+            joint_drop=rounded(joint),
+            sum_of_single_drops=rounded(sum(causal.single[head] for head in heads)),
             share_of_key=rounded(ratio(positive(mine), positive(into[:, :, key - 1]), p)),
             share_of_preactivation=rounded(ratio(float(mine.sum()), p - found.target.constant, p)),
             share_causal_of_key=rounded(share_of_drop(joint, causal.key_edges, p)),
@@ -190,7 +191,7 @@ class CircuitBuilder:
     def _prediction(self) -> list[parts.Prediction]:
         top = self.clean.logits[self.q].softmax(-1).topk(min(TOP_TOKENS, self.model.d_vocab))
         return [
-            parts.Prediction(self.model.vocabulary[token], _number(value))
+            parts.Prediction(self.model.vocabulary[token], rounded(float(value)))
             for value, token in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ]
 
@@ -202,7 +203,7 @@ class CircuitBuilder:
             plus, net = positive(edges), float(edges.sum())
             share = None if place == 0 else rounded(ratio(plus, positive(into), p))
             minus = -positive(-edges)
-            rows.append(parts.Arrival(place, _number(plus), _number(minus), _number(net), share))
+            rows.append(parts.Arrival(place, rounded(plus), rounded(minus), rounded(net), share))
         return rows
 
     def _splits(self, found: Arrivals, heads: list[Head], key: int) -> dict[Head, EdgeSplit]:
@@ -224,7 +225,7 @@ class CircuitBuilder:
         return [
             parts.Source(
                 feature=feature_name(layer, feature),
-                contribution=_number(value),
+                contribution=rounded(value),
                 share=rounded(value / whole) if whole else None,
                 name=self.called(layer, feature),
             )
@@ -238,12 +239,8 @@ class CircuitBuilder:
         return maps.tolist()
 
 
-def _number(value: float) -> float:
-    return float(rounded(value) or 0.0)
-
-
 def _numbers(values: list[float] | None) -> list[float] | None:
-    return None if values is None else [_number(value) for value in values]
+    return None if values is None else [rounded(value) for value in values]
 
 
 def error_share(splits: dict[Head, EdgeSplit]) -> float | None:
@@ -268,15 +265,14 @@ def _concept(span: Any) -> parts.CircuitConcept:
     )
 
 
-def _random_sets(causal: EdgeDrops, heads: list[Head], count: int, seed: int) -> parts.RandomSets:
-    found = causal.random(heads, count, seed)
+def _random_sets(causal: EdgeDrops, heads: list[Head], found: list[float]) -> parts.RandomSets:
     if not found:
         return parts.RandomSets(0, len(heads), None, None, None)
     mine = causal.joint(heads)
     return parts.RandomSets(
         n=len(found),
         size=len(heads),
-        median_drop=_number(statistics.median(found)),
-        p95_drop=_number(found[min(len(found) - 1, int(0.95 * len(found)))]),
-        share_below=_number(sum(drop < mine for drop in found) / len(found)),
+        median_drop=rounded(statistics.median(found)),
+        p95_drop=rounded(found[min(len(found) - 1, int(0.95 * len(found)))]),
+        share_below=rounded(sum(drop < mine for drop in found) / len(found)),
     )

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from saekit.errors import FormatError
 from saekit.files import read_json, write_text
@@ -19,9 +19,13 @@ from saekit.wording import percent
 SCHEMA_VERSION = 1
 
 
+@overload
+def rounded(value: float) -> float: ...
+@overload
+def rounded(value: float | None) -> float | None: ...
 def rounded(value: float | None) -> float | None:
-    """Six significant digits: what float32 carries and a JSON reader can bear."""
-    return None if value is None else float(f"{value:.6g}")
+    """Six significant digits: what float32 carries and a JSON reader can bear; no negative zero."""
+    return None if value is None else float(f"{value:.6g}") + 0.0
 
 
 @dataclass

@@ -31,6 +31,7 @@ def ablations(
     heads: Sequence[Head],
     positions: Sequence[int],
     others: Sequence[Replacement],
+    zero: tuple[EdgeDrops, list[float]],
     n_random: int,
     seed: int,
 ) -> list[parts.Ablation]:
@@ -38,6 +39,7 @@ def ablations(
 
     Args:
         key, positions: tensor indices, as in `EdgeDrops`.
+        zero: the drops of zero ablation, and those of its random sets.
         n_random: random sets of the same form, for each way.
     """
     ways = [
@@ -49,23 +51,26 @@ def ablations(
     rows = []
     shown = tqdm(ways if heads else [], "ablations", leave=False, delay=DELAY, unit="way")
     for instead, direct in shown:
-        causal = EdgeDrops(exact, clean, target, key, heads, positions, instead, direct)
+        if instead is ZERO and not direct:
+            causal, random = zero
+        else:
+            causal = EdgeDrops(exact, clean, target, key, heads, positions, instead, direct)
+            random = causal.random(heads, n_random, seed)
         (effect,) = effects(exact, clean, target, [heads], [key], None, instead, direct)
         joint, singles = causal.joint(heads), sum(causal.single[head] for head in heads)
-        random = causal.random(heads, n_random, seed)
         p = target.value(clean)
         rows.append(
             parts.Ablation(
                 name=instead.name,
                 direct=direct,
-                joint_drop=_number(joint),
-                sum_of_single_drops=_number(singles),
-                redundancy=_number(joint - singles),
+                joint_drop=rounded(joint),
+                sum_of_single_drops=rounded(singles),
+                redundancy=rounded(joint - singles),
                 share_causal=rounded(share_of_drop(joint, causal.all_edges, p)),
                 share_causal_of_key=rounded(share_of_drop(joint, causal.key_edges, p)),
                 random_median=rounded(statistics.median(random)) if random else None,
-                logit_drop=_number(effect.logit),
-                prediction_after=_number(effect.probability),
+                logit_drop=rounded(effect.logit),
+                prediction_after=rounded(effect.probability),
             )
         )
     return rows
@@ -105,28 +110,24 @@ def _match(split: ScoreSplit, called: Namer, first: int) -> parts.Match:
 
     return parts.Match(
         head=head_name(*split.head),
-        score=_number(split.score),
-        contrast=_number(split.contrast),
+        score=rounded(split.score),
+        contrast=rounded(split.contrast),
         against=[k + 1 - first for k in split.against],
         margin=rounded(split.margin),
-        in_features=_number(split.in_features()),
-        with_error=_number(split.with_error()),
+        in_features=rounded(split.in_features()),
+        with_error=rounded(split.with_error()),
         key_features=[
-            parts.KeyFeature(feature_name(layer, int(part)), _number(value), name(part))
+            parts.KeyFeature(feature_name(layer, int(part)), rounded(value), name(part))
             for part, value in split.top_keys(TOP_PAIRS)
         ],
         pairs=[
             parts.MatchedPair(
                 query=feature_name(layer, int(pair.query)),
                 key=feature_name(layer, int(pair.key)),
-                value=_number(pair.value),
+                value=rounded(pair.value),
                 query_name=name(pair.query),
                 key_name=name(pair.key),
             )
             for pair in split.top(TOP_PAIRS)
         ],
     )
-
-
-def _number(value: float) -> float:
-    return float(rounded(value) or 0.0)

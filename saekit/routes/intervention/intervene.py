@@ -68,11 +68,11 @@ class Intervener:
             layers=[layers[0], layers[-1]],
             features=[name for place in sorted(clamps) for name in clamps[place].names()],
             target=self.target.label,
-            target_before=_number(self._value(before)),
-            target_after=_number(self._value(after)),
+            target_before=rounded(self._value(before)),
+            target_after=rounded(self._value(after)),
             before=self._prediction(before),
             after=self._prediction(after),
-            before_token=_number(float(self._probabilities(after)[top])),
+            before_token=rounded(float(self._probabilities(after)[top])),
             random=self._random(written, self._value(after), top, random_writes, seed),
             ceiling=self._ceiling(changes, list(clamps)),
         )
@@ -90,7 +90,7 @@ class Intervener:
         tops = self.exact.unembed(streams[:, -1])[0].argmax(-1)
         return RandomWrites(
             n=n,
-            median_target=_number(statistics.median(values)),
+            median_target=rounded(statistics.median(values)),
             share_below=sum(abs(v - before) < abs(after - before) for v in values) / n,
             same_top=float((tops == top).double().mean()),
         )
@@ -111,13 +111,9 @@ class Intervener:
     def _prediction(self, streams: Float[Tensor, "layer_plus_one d_model"]) -> list[Prediction]:
         top = self._probabilities(streams).topk(min(TOP_TOKENS, self.model.d_vocab))
         return [
-            Prediction(self.model.vocabulary[token], _number(value))
+            Prediction(self.model.vocabulary[token], rounded(float(value)))
             for value, token in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ]
-
-
-def _number(value: float) -> float:
-    return float(rounded(value) or 0.0)
 
 
 def intervene(
