@@ -299,8 +299,8 @@ def test_bad_input_is_one_sentence(one, known_features, named, tiny_model):
     catalogue.concept("large").at(2).features[0] = 0
     refused("belong to model", tiny_model, dictionaries, PROMPT, error=MismatchError)
     catalogue.fingerprint = "another"
-    refused('concepts belong to model "planted" with fingerprint another', one, dictionaries, PROMPT,
-            error=MismatchError, catalogue=catalogue)  # fmt: skip
+    refused('concepts belong to model "planted" with fingerprint another', one, dictionaries,
+            PROMPT, error=MismatchError, catalogue=catalogue)  # fmt: skip
 
 
 @pytest.mark.parametrize("way", ["layer_norm", "constant_norm_rescale"])
