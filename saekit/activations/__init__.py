@@ -5,6 +5,7 @@ from saekit.activations.cache.cached_activations import CachedActivations
 from saekit.activations.residuals import (
     check_layers,
     embed,
+    final_norm,
     residuals,
     run_blocks,
     unembed,
@@ -32,6 +33,7 @@ __all__ = [
     "context_rows",
     "documents_of",
     "embed",
+    "final_norm",
     "residuals",
     "run_blocks",
     "texts_of",

@@ -8,16 +8,14 @@ PyTorch's attention more than half of what the products do.
 """
 
 import ctypes
-from typing import cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from transformers.activations import NewGELUActivation
-from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+from torch import Tensor
 
 from saekit.activations.products import linear
 from saekit.activations.residuals import embed
+from saekit.model.decoder import TANH_GELUS, Block, Decoder
 from saekit.model.loading import LanguageModel
 from saekit.native.library import FOLDER, address, library
 
@@ -38,9 +36,9 @@ def _f32(tensor: Tensor) -> ctypes.c_void_p:
 class _Norm:
     """The addition to the stream, and the LayerNorm of the sum."""
 
-    def __init__(self, norm: nn.LayerNorm, functions: ctypes.CDLL):
-        self.gamma, self.beta = norm.weight.detach().float(), norm.bias.detach().float()
-        self.eps, self._c = norm.eps, functions
+    def __init__(self, gamma: Tensor, beta: Tensor, eps: float, functions: ctypes.CDLL):
+        self.gamma, self.beta = gamma.float(), beta.float()
+        self.eps, self._c = eps, functions
 
     def __call__(
         self,
@@ -71,13 +69,14 @@ class _Norm:
 
 
 class _Block:
-    def __init__(self, block: GPT2Block, rows: int, functions: ctypes.CDLL):
-        attention = block.attn
-        self.heads, self.scaling = attention.num_heads, attention.scaling
-        self.norm1, self.norm2 = (_Norm(norm, functions) for norm in (block.ln_1, block.ln_2))
-        self.qkv, self.mixed = linear(attention.c_attn, rows), linear(attention.c_proj, rows)
-        self.inner = linear(block.mlp.c_fc, rows, gelu=True)
-        self.outer = linear(block.mlp.c_proj, rows)
+    def __init__(self, model: Decoder, w: Block, rows: int, functions: ctypes.CDLL):
+        self.heads, self.scaling = model.n_heads, w.score_scale
+        self.norm1 = _Norm(w.gamma1, w.beta1, model.eps, functions)
+        self.norm2 = _Norm(w.gamma2, w.beta2, model.eps, functions)
+        self.qkv = linear(w.W_QKV, w.b_QKV, rows)
+        self.mixed = linear(w.W_O.flatten(0, 1), w.b_O, rows)
+        self.inner = linear(w.W_in, w.b_in, rows, gelu=True)
+        self.outer = linear(w.W_out, w.b_out, rows)
         self._c = functions
 
     def __call__(self, stream: Tensor, normed: Tensor, pos: int) -> Tensor:
@@ -107,16 +106,14 @@ def attend(
 def can_run(model: LanguageModel) -> bool:
     """Whether this machine and this torch have what it takes, and the model GPT-2's GELU and
     dense attention."""
-    blocks = [cast(GPT2Block, block) for block in model.hf.transformer.h]
     return (
         model.device.type == "cpu"
         and model.gate_bias is None
-        and model.d_model // model.n_heads in HEAD_WIDTHS
+        and model.d_head in HEAD_WIDTHS
+        and model.decoder.activation in TANH_GELUS
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        and model.gate_bias is None
-        and all(isinstance(block.mlp.act, NewGELUActivation) for block in blocks)
         and library(SOURCE) is not None
     )
 
@@ -133,7 +130,8 @@ class NarrowForward:
         functions = library(SOURCE)
         assert functions is not None, "can_run was not asked"
         self.model = model
-        self.blocks = [_Block(cast(GPT2Block, b), rows, functions) for b in model.hf.transformer.h]
+        decoder = model.decoder
+        self.blocks = [_Block(decoder, block, rows, functions) for block in decoder.blocks]
         self._out = torch.empty(0, 0, model.d_model, dtype=torch.bfloat16)
 
     @torch.no_grad()

@@ -9,7 +9,6 @@ import ctypes
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from saekit.native.library import FOLDER, address, library
 
@@ -20,20 +19,22 @@ _LONGEST = 1024  # inputs; with more, rows leave the cache and oneDNN is faster
 _long = ctypes.c_int64
 
 
-def linear(layer: Conv1D, rows: int, gelu: bool = False) -> "Product | OneDnn":
+def linear(
+    W: Float[Tensor, "inputs outputs"], b: Float[Tensor, " outputs"], rows: int, gelu: bool = False
+) -> "Product | OneDnn":
     """The fastest form of a layer, y = x W + b or GELU (with tanh) of it.
 
     Args:
-        layer: the layer; a snapshot of its weights is kept.
+        W, b: of the layer; a snapshot is kept.
         rows: of x, most of the time.
         gelu: whether GELU follows.
     """
     functions = library(SOURCE)
-    inputs, outputs = layer.weight.shape
+    inputs, outputs = W.shape
     fits = inputs % 2 == 0 and outputs % PANELS == 0 and inputs <= _LONGEST
     if fits and functions and functions.supported():
-        return Product(layer, gelu, functions)
-    return OneDnn(layer, rows, gelu)
+        return Product(W, b, gelu, functions)
+    return OneDnn(W, b, rows, gelu)
 
 
 def in_panels(rows: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "panel pair panels two"]:
@@ -45,10 +46,10 @@ def in_panels(rows: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "panel pai
 class Product:
     """By products.cpp."""
 
-    def __init__(self, layer: Conv1D, gelu: bool, functions: ctypes.CDLL):
-        self.inputs, self.outputs = layer.weight.shape
-        self.weight = in_panels(layer.weight.detach().T.bfloat16())
-        self.bias = layer.bias.detach().float().contiguous()
+    def __init__(self, W: Tensor, b: Tensor, gelu: bool, functions: ctypes.CDLL):
+        self.inputs, self.outputs = W.shape
+        self.weight = in_panels(W.T.bfloat16())
+        self.bias = b.float().contiguous()
         self.gelu, self._c = gelu, functions
 
     def __call__(self, x: Float[Tensor, "row inputs"]) -> Float[Tensor, "row outputs"]:
@@ -65,10 +66,10 @@ class Product:
 class OneDnn:
     """By oneDNN."""
 
-    def __init__(self, layer: Conv1D, rows: int, gelu: bool):
-        weight = layer.weight.detach().T.contiguous().bfloat16()
+    def __init__(self, W: Tensor, b: Tensor, rows: int, gelu: bool):
+        weight = W.T.contiguous().bfloat16()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        self.bias = layer.bias.detach().bfloat16()
+        self.bias = b.bfloat16()
         self.after = ("gelu", [], "tanh") if gelu else ("none", [], "")
 
     def __call__(self, x: Float[Tensor, "row inputs"]) -> Float[Tensor, "row outputs"]:

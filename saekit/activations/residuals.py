@@ -1,73 +1,93 @@
 """The residual stream in bulk: from token ids to the stream at every layer, in one pass.
 
-The forward pass runs the Hugging Face blocks' own weights without a cache, without attention
+The forward pass runs the blocks of the model's description without a cache, without attention
 patterns and without the unembedding, and stops after the last block that is needed.  Layer
 `n_layers` is the output of the last block *before* the final LayerNorm (Hugging Face's last hidden
 state is after it).  BOS positions are never handed to a dictionary.
 """
 
 from collections.abc import Iterable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.activations import NewGELUActivation
-from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from saekit.errors import InputError
-from saekit.model.gating import attend, gate_bias
+from saekit.model.decoder import TANH_GELUS, Decoder
+from saekit.model.gating import attend
 from saekit.model.loading import LanguageModel
 
 
-def _block(block: GPT2Block, hidden: Float[Tensor, "batch pos d_model"]) -> Tensor:
-    """One GPT-2 block: hidden + attention, then + MLP."""
-    attention, mlp = block.attn, block.mlp
-    batch, pos, d_model = hidden.shape
+def _activated(
+    inner: Float[Tensor, "*batch d_mlp"], activation: str
+) -> Float[Tensor, "*batch d_mlp"]:
+    """act(z) of one of `ACTIVATIONS`."""
+    if activation in TANH_GELUS:
+        return F.gelu(inner, approximate="tanh")
+    if activation == "quick_gelu":
+        return inner * torch.sigmoid(1.702 * inner)
+    return {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}[activation](inner)
+
+
+def _linear(x: Float[Tensor, "*batch d_in"], W: Tensor, b: Tensor) -> Tensor:
+    return torch.addmm(b, x.flatten(0, -2), W).unflatten(0, x.shape[:-1])
+
+
+def _block(
+    model: Decoder, m: int, hidden: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """Block m: hidden + attention, then + MLP."""
+    w, sizes = model.blocks[m], hidden.shape[-1:]
 
     def split_heads(x: Tensor) -> Tensor:
-        return x.view(batch, pos, attention.num_heads, -1).transpose(1, 2).to(hidden.dtype)
+        return x.unflatten(-1, (model.n_heads, -1)).transpose(1, 2).to(hidden.dtype)
 
-    q, k, v = attention.c_attn(block.ln_1(hidden)).split(d_model, dim=2)
+    normed = F.layer_norm(hidden, sizes, w.gamma1, w.beta1, model.eps)
+    q, k, v = map(split_heads, _linear(normed, w.W_QKV, w.b_QKV).chunk(3, -1))
     # under autocast attention stays in the stream's type: 16-wide heads are slow in bf16 on CPU
     with torch.autocast(hidden.device.type, enabled=False):
-        heads, gates = (split_heads(q), split_heads(k), split_heads(v)), gate_bias(attention.config)
-        if gates is None:
-            mixed = F.scaled_dot_product_attention(*heads, is_causal=True, scale=attention.scaling)
+        if model.gate_bias is None:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=w.score_scale)
         else:
-            mixed, _ = attend(*heads, gates[attention.layer_idx], attention.scaling)
-    hidden = hidden + attention.c_proj(mixed.transpose(1, 2).reshape(batch, pos, d_model))
-    inner = mlp.c_fc(block.ln_2(hidden))
-    if isinstance(mlp.act, NewGELUActivation):  # the same function, fused
-        inner = F.gelu(inner, approximate="tanh")
-    else:
-        inner = mlp.act(inner)
-    return hidden + mlp.c_proj(inner)
+            mixed, _ = attend(q, k, v, model.gate_bias[m], w.score_scale)
+    hidden = hidden + _linear(mixed.transpose(1, 2).flatten(2), w.W_O.flatten(0, 1), w.b_O)
+    normed = F.layer_norm(hidden, sizes, w.gamma2, w.beta2, model.eps)
+    inner = _activated(_linear(normed, w.W_in, w.b_in), model.activation)
+    return hidden + _linear(inner, w.W_out, w.b_out)
 
 
 def embed(
     model: LanguageModel, ids: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream at layer 0: token plus position embeddings."""
-    transformer = model.hf.transformer
-    return transformer.wte(ids) + transformer.wpe(torch.arange(ids.shape[1], device=ids.device))
+    decoder = model.decoder
+    return F.embedding(ids, decoder.W_E) + decoder.W_pos[: ids.shape[1]]
 
 
 def run_blocks(
     model: LanguageModel, hidden: Float[Tensor, "batch pos d_model"], first: int, last: int
 ) -> Float[Tensor, "batch pos d_model"]:
     """The stream at layer `last`, from the stream at layer `first`."""
-    for block in model.hf.transformer.h[first:last]:
-        hidden = _block(cast(GPT2Block, block), hidden)
+    decoder = model.decoder
+    for m in range(first, last):
+        hidden = _block(decoder, m, hidden)
     return hidden
+
+
+def final_norm(
+    model: LanguageModel, hidden: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch d_model"]:
+    """The final LayerNorm of the stream at layer `n_layers`."""
+    decoder = model.decoder
+    return F.layer_norm(hidden, hidden.shape[-1:], decoder.gamma_f, decoder.beta_f, decoder.eps)
 
 
 def unembed(
     model: LanguageModel, hidden: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch d_vocab"]:
     """Logits from the stream at layer `n_layers`."""
-    return model.hf.lm_head(model.hf.transformer.ln_f(hidden))
+    return final_norm(model, hidden) @ model.decoder.W_U
 
 
 def check_layers(model: LanguageModel, layers: Iterable[int] | None) -> list[int]:

@@ -72,7 +72,7 @@ class LayerScore:
 
 @dataclass
 class ClampTest:
-    """What clamping single features of an output concept does (see `saekit.concepts.clamping`).
+    """What clamping single features of an output concept does (see `saekit.concepts.outputs`).
 
     Attributes:
         layer: of the features.

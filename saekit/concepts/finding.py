@@ -8,12 +8,11 @@ from jaxtyping import Float
 from saekit.activations import Text
 from saekit.concepts.automatic import automatic_concepts
 from saekit.concepts.catalogue import Catalogue, Chain, Concept, LayerScore
-from saekit.concepts.clamping import clamp_concept
 from saekit.concepts.contrast import score_contrast
 from saekit.concepts.definitions import BUILT_IN, Definition, resolve
 from saekit.concepts.matching import chains, match_layers
 from saekit.concepts.observations import observe
-from saekit.concepts.outputs import OutputView, direct_effects, score_output_layer
+from saekit.concepts.outputs import OutputView, clamp_concept, direct_effects, score_output_layer
 from saekit.concepts.selection import LayerView, percentiles, score_layer
 from saekit.concepts.spans import longest_run
 from saekit.coordinates import feature_name

@@ -11,17 +11,24 @@ where a word is likely.)  A set says "here" where sum_s w_s f_s / sigma reaches 
 one to eight features are grown greedily by F1 + AUROC (the two scores a concept is accepted by) on
 the first half of the text and scored on the second, beside the same search for shifted labels
 (selection.py).
+
+What a single feature of the set can do is tested by clamping it: it is set to the 90th percentile
+of its positive activations at the last position of some passages (`saekit.features.effects`), and
+the rise of the words' logit is compared with that of 100 random features of the layer that are
+alive and not of the concept: the null that says whether "writes this word" is more than any push
+does.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.sparse import csc_array
 from torch import Tensor
 
-from saekit.concepts.catalogue import LayerScore
+from saekit.activations import sparse
+from saekit.concepts.catalogue import ClampTest, LayerScore
 from saekit.concepts.selection import (
     MIN_GAIN,
     NULL_TRIALS,
@@ -31,12 +38,15 @@ from saekit.concepts.selection import (
     measure,
     shifted,
 )
+from saekit.features.effects import QUANTILE, Clamping
 from saekit.model.loading import LanguageModel
 from saekit.sae.dictionary import Dictionary
 
 MAX_FEATURES = 8  # what says a word depends on why: copied, opposite, synonym ...
 BINS = 50  # thresholds are steps of 1/49 of the usual maximum
 SHORTLIST = 40  # features that add most to the tokens where the concept holds
+RANDOM, MIN_ACTIVATIONS = 100, 30  # alive: active at 30 positions or more
+PASSAGES, LENGTH = 16, 32  # that features are clamped on
 TOP = 0.99  # the usual maximum: this quantile where the concept holds
 
 
@@ -45,16 +55,16 @@ def direct_effects(
     model: LanguageModel, dictionary: Dictionary, tokens: Sequence[int]
 ) -> Float[np.ndarray, " d_sae"]:
     """w_s of every feature: centred logit of the tokens per unit of activation, for sigma = 1."""
-    W_U = model.hf.lm_head.weight.float()
-    direction = W_U[list(tokens)].mean(0) - W_U.mean(0)
-    direction = model.hf.transformer.ln_f.weight.float() * direction
+    decoder = model.decoder
+    W_U = decoder.W_U.float()
+    direction = decoder.gamma_f.float() * (W_U[:, list(tokens)].mean(1) - W_U.mean(1))
     rows = dictionary.W_dec.to(direction)
     return ((rows - rows.mean(1, keepdim=True)) @ direction).cpu().numpy()
 
 
 def deviations(model: LanguageModel, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
     """sigma of a stream: what the final LayerNorm would divide it by."""
-    return (x.float().var(-1, correction=0) + model.hf.transformer.ln_f.eps).sqrt()
+    return (x.float().var(-1, correction=0) + model.decoder.eps).sqrt()
 
 
 class OutputView:
@@ -165,4 +175,61 @@ def score_output_layer(
             for column in usual.T
         ],
         weights=[float(view.effects[feature]) / top for feature in features],
+    )
+
+
+def passages(model: LanguageModel, ids: Int[np.ndarray, " position"]) -> Int[Tensor, "passage pos"]:
+    """Evenly spaced passages of read text, BOS in front if the model wants it."""
+    length = min(LENGTH, len(ids))
+    starts = np.linspace(0, len(ids) - length, PASSAGES).astype(int)
+    rows = np.stack([ids[start : start + length] for start in starts])
+    if model.prepend_bos:
+        rows = np.concatenate([np.full((len(rows), 1), model.bos), rows], 1)[:, : model.n_ctx]
+    return torch.from_numpy(rows).long().to(model.device)
+
+
+def usual_maxima(
+    activations: csc_array, features: Int[np.ndarray, " feature"]
+) -> Float[np.ndarray, " feature"]:
+    """The 90th percentile of each feature's positive activations."""
+    starts, values = sparse.starts(activations), sparse.values(activations)
+    return np.array([np.quantile(values[starts[f] : starts[f + 1]], QUANTILE) for f in features])
+
+
+def clamp_concept(
+    model: LanguageModel,
+    dictionary: Dictionary,
+    activations: csc_array,
+    ids: Int[np.ndarray, " position"],
+    features: list[int],
+    tokens: list[int],
+    rng: np.random.Generator,
+) -> ClampTest:
+    """Every feature of an output concept against the same 100 random features.
+
+    Args:
+        model, dictionary: the model and the dictionary of the layer.
+        activations: of that layer on read text, sparse [position, feature].
+        ids: text from which passages are taken.
+        features: of the concept.
+        tokens: its words.
+        rng: draws the random features.
+    """
+    alive = np.flatnonzero(sparse.counts(activations) >= MIN_ACTIVATIONS)
+    others = np.setdiff1d(alive, features)
+    drawn = rng.choice(others, min(RANDOM, len(others)), replace=False)
+    own = np.array([f for f in features if sparse.counts(activations)[f]], dtype=int)
+    both = np.concatenate([own, drawn])
+    values = usual_maxima(activations, both)
+    clamping = Clamping(model, passages(model, ids))
+    found = clamping.rises(dictionary, both.tolist(), values, [tokens])[:, 0].cpu().numpy()
+    rise, null = found[: len(own)], found[len(own) :]
+    return ClampTest(
+        layer=dictionary.layer,
+        features=own.tolist(),
+        rises=[float(f"{value:.4g}") for value in rise],
+        above=[int((value > null).sum()) for value in rise],
+        random=len(null),
+        random_median=float(f"{np.median(null):.4g}") if len(null) else 0.0,
+        random_max=float(f"{null.max():.4g}") if len(null) else 0.0,
     )

@@ -18,9 +18,9 @@ def output_logits(
     model: LanguageModel, directions: Float[Tensor, "n d_model"]
 ) -> Float[Tensor, "n d_vocab"]:
     """Logits per unit of each direction, their vocabulary mean subtracted."""
-    gamma = model.hf.transformer.ln_f.weight.float()
+    decoder = model.decoder
     centred = directions - directions.mean(-1, keepdim=True)
-    logits = (centred * gamma) @ model.hf.lm_head.weight.float().T
+    logits = (centred * decoder.gamma_f.float()) @ decoder.W_U.float()
     return logits - logits.mean(-1, keepdim=True)
 
 

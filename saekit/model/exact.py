@@ -16,38 +16,13 @@ their clean keys and values, so removing edges into one query costs one token pe
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.errors import ModelError
 from saekit.model.gating import gated
 from saekit.model.loading import LanguageModel
-
-TANH_GELUS = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
-
-
-@dataclass(frozen=True)
-class BlockWeights:
-    """One block; `W_V [n_heads, d_model, d_head]` and `W_O [n_heads, d_head, d_model]` by head."""
-
-    gamma1: Tensor
-    beta1: Tensor
-    W_QKV: Tensor
-    b_QKV: Tensor
-    W_V: Tensor
-    b_V: Tensor
-    W_O: Tensor
-    b_O: Tensor
-    score_scale: float
-    gamma2: Tensor
-    beta2: Tensor
-    W_in: Tensor
-    b_in: Tensor
-    W_out: Tensor
-    b_out: Tensor
 
 
 @dataclass(frozen=True)
@@ -117,58 +92,22 @@ class ExactModel:
     """The weights of a loaded GPT-2 in one precision, and its forward pass in plain equations."""
 
     def __init__(self, model: LanguageModel, dtype: torch.dtype = torch.float32) -> None:
-        config, hf = model.hf.config, model.hf
-        if config.activation_function not in (*TANH_GELUS, "gelu", "relu"):
-            raise ModelError(
-                f"{model.id} uses the activation function {config.activation_function}; "
-                "saekit traces GPT-2 models with gelu_new, gelu or relu."
-            )
-        self.activation: str = config.activation_function
-        self.n_layers, self.n_heads = model.n_layers, model.n_heads
-        self.d_model, self.d_head = model.d_model, model.d_head
-        self.eps: float = config.layer_norm_epsilon
-
-        def get(tensor: Tensor) -> Tensor:
-            return tensor.detach().to(dtype)
-
-        self.W_E, self.W_pos = get(hf.transformer.wte.weight), get(hf.transformer.wpe.weight)
-        self.gamma_f, self.beta_f = get(hf.transformer.ln_f.weight), get(hf.transformer.ln_f.bias)
-        self.W_U = get(hf.lm_head.weight).T
-        gates = model.gate_bias
-        self.gate_bias = None if gates is None else get(gates).to(self.W_E)
-        self.blocks = [self._block_weights(m, block, config, get)
-                       for m, block in enumerate(hf.transformer.h)]  # fmt: skip
-
-    def _block_weights(self, m: int, block: Any, config: Any, get: Any) -> BlockWeights:
-        d, heads, d_head = self.d_model, self.n_heads, self.d_head
-        W_QKV, b_QKV = get(block.attn.c_attn.weight), get(block.attn.c_attn.bias)
-        score_scale = 1 / math.sqrt(d_head) if config.scale_attn_weights else 1.0
-        if config.scale_attn_by_inverse_layer_idx:
-            score_scale /= m + 1
-        return BlockWeights(
-            gamma1=get(block.ln_1.weight),
-            beta1=get(block.ln_1.bias),
-            W_QKV=W_QKV,
-            b_QKV=b_QKV,
-            W_V=W_QKV[:, 2 * d :].view(d, heads, d_head).transpose(0, 1),
-            b_V=b_QKV[2 * d :].view(heads, d_head),
-            W_O=get(block.attn.c_proj.weight).view(heads, d_head, d),
-            b_O=get(block.attn.c_proj.bias),
-            score_scale=score_scale,
-            gamma2=get(block.ln_2.weight),
-            beta2=get(block.ln_2.bias),
-            W_in=get(block.mlp.c_fc.weight),
-            b_in=get(block.mlp.c_fc.bias),
-            W_out=get(block.mlp.c_proj.weight),
-            b_out=get(block.mlp.c_proj.bias),
-        )
+        decoder = model.decoder.to(dtype)
+        self.n_layers, self.n_heads = decoder.n_layers, decoder.n_heads
+        self.d_model, self.d_head = decoder.d_model, decoder.d_head
+        self.activation, self.eps = decoder.activation, decoder.eps
+        self.W_E, self.W_pos, self.W_U = decoder.W_E, decoder.W_pos, decoder.W_U
+        self.gamma_f, self.beta_f = decoder.gamma_f, decoder.beta_f
+        self.gate_bias, self.blocks = decoder.gate_bias, decoder.blocks
 
     def gate(self, z: Float[Tensor, "*batch d_mlp"]) -> Float[Tensor, "*batch d_mlp"]:
-        """rho = act(z) / z, which is 1/2 at z = 0 for both gelus: act(z) = rho z exactly."""
+        """rho = act(z) / z, which is 1/2 at z = 0 (relu: 0): act(z) = rho z exactly."""
         if self.activation == "relu":
             return (z > 0).to(z.dtype)
         if self.activation == "gelu":
             return 0.5 * (1 + torch.erf(z / math.sqrt(2)))
+        if self.activation in ("silu", "quick_gelu"):
+            return torch.sigmoid(z if self.activation == "silu" else 1.702 * z)
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
 
     def norm(

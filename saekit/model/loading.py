@@ -23,7 +23,9 @@ from transformers.utils import logging as transformers_logging
 
 from saekit.bundled import bundled
 from saekit.errors import InputError, MismatchError, ModelError, check_fingerprint
+from saekit.model.decoder import Decoder
 from saekit.model.devices import check_device
+from saekit.model.families import gpt2
 from saekit.model.gating import gate_bias, install
 
 BUNDLED_MODELS = {"gpt2-mini": "dictionaries/gpt2-mini/model"}
@@ -87,18 +89,27 @@ class LanguageModel:
         """Of a model with gated attention (`saekit.model.gating`); None where it is dense."""
         return gate_bias(self.hf.config, self.id)
 
+    @property
+    def decoder(self) -> Decoder:
+        """What the model is, in the words that all forward passes read."""
+        return gpt2.decoder(self.hf)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes and float32 values of all weights, sorted by name.
 
-        The gate biases of a gated model come first: with other gates it is another model.
+        What else changes the function comes first: the gate biases of a gated model, and what its
+        config says beyond the default; an unembedding that is not the embedding is one more weight.
         """
         digest = hashlib.sha256()
+        for text in gpt2.beyond_the_weights(self.hf):
+            digest.update(text.encode())
+        tied = gpt2.is_tied(self.hf)
         if (bias := self.gate_bias) is not None:
             digest.update(f"gate_bias{tuple(bias.shape)}".encode())
             digest.update(bias.numpy().tobytes())
         for name, value in sorted(self.hf.state_dict().items()):
-            if name == "lm_head.weight":  # tied to wte
+            if name == "lm_head.weight" and tied:
                 continue
             value = value.detach().to("cpu", torch.float32).contiguous()
             digest.update(f"{name}{tuple(value.shape)}".encode())
@@ -240,6 +251,7 @@ def load_model(
         return id
     if isinstance(id, GPT2LMHeadModel):
         source = id.config._name_or_path
+        gpt2.check(id.config, source or "the model")
         install(id)
         return LanguageModel(source, id.eval(), _open_tokenizer(_folder(source)), prepend_bos)
     check_device(device)
@@ -252,6 +264,7 @@ def load_model(
         ) from error
     if config.model_type != "gpt2":
         raise ModelError(f'"{id}" is a {config.model_type}; saekit reads GPT-2 models.')
+    gpt2.check(config, str(id))
     hf = _open_weights(path, dtype)
     install(hf)
     tokenizer = _open_tokenizer(path)

@@ -245,6 +245,23 @@ class Dictionary:
         """The stream as the dictionary sees it: encode, then decode."""
         return self.decode_sparse(*self.encode_sparse(x), x)
 
+    def clamped(
+        self,
+        x: Float[Tensor, " d_in"],
+        features: Int[Tensor, " feature"],
+        values: Float[Tensor, " feature"],
+    ) -> Float[Tensor, "feature d_in"]:
+        """A stream with one feature each set to a value: x + (value - f(x)) d, d its decoder row.
+
+        What the dictionary does not rebuild stays.  Where each token is normalised, the change is
+        scaled back as `decode` does.
+        """
+        step = values.to(self.W_dec) - self.encode(x)[features]
+        change = step[:, None] * self.W_dec[features]
+        if self.normalize_activations != "none":
+            change = change * self._statistics(x.to(change))[1]
+        return x + change.to(x)
+
     def reader(self, feature: int) -> tuple[Float[Tensor, " d_in"], float]:
         """(e, c) with x @ e + c what the feature's activation is while it is active.
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saekit.activations import run_blocks
+from saekit.activations import final_norm, run_blocks
 from saekit.model.loading import LanguageModel
 
 _ROWS = {"cpu": 256}  # tokens whose logits are held at once; on other devices _MANY_ROWS
@@ -60,15 +60,11 @@ class CleanOutput:
         return moved + (lse.double() - self.lse.double())
 
 
-def _final(model: LanguageModel, hidden: Tensor) -> Tensor:
-    return model.hf.transformer.ln_f(hidden)
-
-
 def _vocabulary_sums(
     model: LanguageModel, final: Float[Tensor, "token d_model"], with_mean: bool = False
 ) -> tuple[Tensor, Tensor]:
     """lse of each token's logits and, if asked for, p @ W_U'."""
-    W_U = model.hf.lm_head.weight  # [d_vocab, d_model]
+    W_U = model.decoder.W_U.T  # [d_vocab, d_model]
     rows = _ROWS.get(final.device.type, _MANY_ROWS)
     lse = torch.empty(len(final), device=final.device)
     mean_row = torch.empty(final.shape if with_mean else (0, 0), device=final.device)
@@ -99,9 +95,9 @@ def clean_output(
     has_next = kept & kept.roll(-1, 1)
     has_next[:, -1] = False
     chosen = kept if bool(kept.all()) else has_next
-    final = _final(model, last[chosen])
+    final = final_norm(model, last[chosen])
     lse, mean_row = _vocabulary_sums(model, final, with_mean=True)
-    targets = model.hf.lm_head.weight[ids.roll(-1, 1)[has_next]].float()
+    targets = model.decoder.W_U.T[ids.roll(-1, 1)[has_next]].float()
     final = final.float()
     return CleanOutput(chosen, has_next[chosen], targets, final, mean_row, lse)
 
@@ -185,7 +181,7 @@ def splice_losses(
     ablated = hidden[rows].masked_fill(replaced[rows][..., None], 0)
     last = run_blocks(model, torch.cat([with_sae, ablated]), layer, model.n_layers)
     chosen = torch.cat([clean.chosen, clean.chosen[rows]])
-    final = _final(model, last[chosen])
+    final = final_norm(model, last[chosen])
     lse, _ = _vocabulary_sums(model, final)
     n = len(clean.lse)
     parts = {

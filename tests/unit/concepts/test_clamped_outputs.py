@@ -6,7 +6,8 @@ import torch
 from scipy.sparse import csc_array
 
 from saekit.activations import residuals
-from saekit.concepts.clamping import clamp_concept, passages, rises, usual_maxima
+from saekit.concepts.outputs import clamp_concept, passages, usual_maxima
+from saekit.features.effects import Clamping
 from saekit.sae.dictionary import Dictionary
 
 TOKENS = [7, 9]
@@ -41,7 +42,8 @@ def test_rises_are_what_the_model_does(tiny_model, writer):
     ids = passages(tiny_model, np.arange(1, 200))
     assert ids.shape == (16, 33)
     assert (ids[:, 0] == tiny_model.bos).all()
-    found = rises(tiny_model, writer, ids, np.array([0, 5]), np.array([2.0, 3.0]), TOKENS)
+    clamping = Clamping(tiny_model, ids)
+    found = clamping.rises(writer, [0, 5], np.array([2.0, 3.0]), [TOKENS])[:, 0]
     last = residuals(tiny_model, ids, [3])[0, :, -1]
 
     def score(x):
@@ -51,7 +53,7 @@ def test_rises_are_what_the_model_does(tiny_model, writer):
     # Mutation tried: without the subtraction of the vocabulary's mean the rise is 0.01 off.
     for at, (feature, value) in enumerate(((0, 2.0), (5, 3.0))):
         expected = score(last + value * writer.W_dec[feature]) - score(last)
-        assert found[at] == pytest.approx(float(expected.mean()), abs=1e-4)
+        assert float(found[at]) == pytest.approx(float(expected.mean()), abs=1e-4)
 
 
 def test_the_writer_beats_random_features_and_its_opposite_does_not(tiny_model, writer):

@@ -1,0 +1,1 @@
+"""The families of models that saekit reads: one module each fills a `Decoder`."""
