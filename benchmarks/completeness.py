@@ -43,7 +43,7 @@ from saekit.routes.attribution.arrivals import (
     relative_error,
 )
 from saekit.routes.attribution.paths import frozen_maps, split_paths
-from saekit.routes.targets import Target, activations, feature_target, token_target
+from saekit.routes.target import Target, activations, feature_target, token_target
 from saekit.text.sources import open_text
 
 MODES = ("direct", "frozen", "gradient")

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 import saekit
 from saekit.bundled import DEFAULT_DICTIONARIES, SEED_PROMPT, bundled
 from saekit.concepts.catalogue import Catalogue
-from saekit.routes.attribution.shares import ratio
+from saekit.routes.attribution.head_set import ratio
 from saekit.routes.variants.intervals import bootstrap_interval
 from saekit.routes.variants.summary import row_of, summed_up
 

@@ -39,7 +39,8 @@ from saekit.routes.intervention.holds import (
     with_other_stream,
     with_random_writes,
 )
-from saekit.routes.targets import activations
+from saekit.routes.prompt_run import PromptRun
+from saekit.routes.target import activations
 from saekit.routes.variants.intervals import bootstrap_interval
 
 BEHAVIOURS = {"opposites": opposite_prompts, "stories": story_prompts}
@@ -56,11 +57,8 @@ class Swapper:
         self.exact = ExactModel(model)
 
     def open(self, prompt: RoutePrompt):
-        ids = self.model.prompt(prompt.text)
-        clean, query = self.exact.run(ids), len(ids) - 1
-        return clean, query, Resolver(
-            self.model, self.exact, clean, self.dictionaries, None, [], query
-        )  # fmt: skip
+        run = PromptRun.of(self.model, self.dictionaries, prompt.text)
+        return run.clean, run.index(run.n), Resolver(run, run.n)
 
     def says(self, stream) -> int:
         return int(self.exact.unembed(stream)[0].argmax())

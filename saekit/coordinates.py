@@ -11,6 +11,9 @@ import re
 
 from saekit.errors import InputError
 
+Head = tuple[int, int]
+"""(layer, head), both from 0."""
+
 _HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 _HEAD = re.compile(r"L?(\d+)[-.]H?(\d+)", re.IGNORECASE)
 _FEATURE = re.compile(r"(\d+)/(\d+)")

@@ -6,6 +6,7 @@ used to choose features; `baseline_f1` is what the same search reaches with disp
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class Chain:
     features: list[str]
     p99: list[float]
 
-    @property
+    @cached_property
     def places(self) -> list[tuple[int, int]]:
         """(layer, feature) of every member."""
         return [parse_feature(name) for name in self.features]

@@ -79,7 +79,11 @@ class PromptSpan:
 
 @torch.no_grad()
 def prompt_spans(
-    model: LanguageModel, dictionaries: DictionarySet, catalogue: Catalogue, prompt: str
+    model: LanguageModel,
+    dictionaries: DictionarySet,
+    catalogue: Catalogue,
+    prompt: str,
+    resid: Float[torch.Tensor, "layer_plus_one pos d_model"] | None = None,
 ) -> list[PromptSpan]:
     """The layers at which each concept is active at each position of a prompt.
 
@@ -90,6 +94,9 @@ def prompt_spans(
 
     An output concept is there where the sum of its features' effects reaches the threshold.
 
+    Args:
+        resid: the residual stream of the prompt at every layer, where it is known already.
+
     Raises:
         InputError: the prompt is empty or longer than the context.
         MismatchError: dictionaries or catalogue of another model.
@@ -97,7 +104,7 @@ def prompt_spans(
     check_catalogue(model, dictionaries, catalogue)
     ids = model.prompt(prompt)
     layers = dictionaries.layers
-    streams, encoded = _encoded(model, dictionaries, ids)
+    streams, encoded = _encoded(model, dictionaries, ids, resid)
     sigma = {layer: deviations(model, x).tolist() for layer, x in zip(layers, streams, strict=True)}
     spans = []
     for concept in catalogue.concepts:
@@ -133,6 +140,7 @@ def check_catalogue(
     Raises:
         MismatchError: with both fingerprints, or with a feature that the dictionaries do not have.
     """
+    layers = dictionaries.layers
     dictionaries.check_model(model)
     model.check_made_with("The concepts belong", catalogue.model, catalogue.fingerprint)
     for concept in catalogue.concepts:
@@ -140,7 +148,7 @@ def check_catalogue(
             *((score.layer, f) for score in concept.layers for f in score.features),
             *(place for chain in concept.chains for place in chain.places),
         ):
-            if layer in dictionaries.layers and feature >= dictionaries[layer].d_sae:
+            if layer in layers and feature >= dictionaries[layer].d_sae:
                 raise MismatchError(
                     f'The concept "{concept.name}" has feature {feature_name(layer, feature)}, but '
                     f"the dictionary of layer {layer} has {dictionaries[layer].d_sae} features: "
@@ -149,11 +157,15 @@ def check_catalogue(
 
 
 def _encoded(
-    model: LanguageModel, dictionaries: DictionarySet, ids: Int[torch.Tensor, " pos"]
+    model: LanguageModel,
+    dictionaries: DictionarySet,
+    ids: Int[torch.Tensor, " pos"],
+    resid: Float[torch.Tensor, "layer_plus_one pos d_model"] | None = None,
 ) -> tuple[Float[torch.Tensor, "layer pos d_model"], dict[int, Float[torch.Tensor, "pos d_sae"]]]:
     """The streams of all layers of a dictionary set, and per layer the activations."""
-    streams = residuals(model, ids[None], dictionaries.layers)[:, 0]
-    pairs = zip(dictionaries.layers, streams, strict=True)
+    layers = dictionaries.layers
+    streams = residuals(model, ids[None], layers)[:, 0] if resid is None else resid[layers].float()
+    pairs = zip(layers, streams, strict=True)
     return streams, {layer: dictionaries[layer].encode(x).float().cpu() for layer, x in pairs}
 
 

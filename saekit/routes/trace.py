@@ -1,14 +1,15 @@
 """`trace`: from a prompt to its Circuit.
 
-1. Forward pass with every value kept; choice of query, target and key.
+1. The prompt, run once with every value kept (prompt_run.py), and what is explained (target.py).
 2. Last-arrival contribution of every edge into the query (arrivals.py).  The set is the
    smallest number of heads whose edges key -> query reach 80% of this key's positive
-   contributions (N80).  Its positive share, the headline number, is relative to the positive
-   contributions of all heads from *all* positions before the query.
-3. The set's edges are removed together, one by one, and compared with random head sets on the same
-   edge (removal.py), in several ways (replacements.py); exact Shapley values of up to 8 heads.
-4. What the heads read at the key, in dictionary features, and what the dictionaries miss.
-5. Why the strongest heads attend to the key: the features that match (qk.py).
+   contributions (N80, head_set.py).  Its positive share, the headline number, is relative to the
+   positive contributions of all heads from *all* positions before the query.
+3. What the heads read at the key, in dictionary features, and what the dictionaries miss; why the
+   strongest heads attend to the key: the features that match (qk.py).
+4. The set's edges are removed together, one by one, and compared with random head sets on the same
+   edge (edge_drops.py), in several ways (replacements.py); exact Shapley values of up to 8 heads.
+5. The numbers put together (assembly.py), with what must be said beside them (notes.py).
 
 BOS (position 0) is no position: it is no key, counts in no share, and is listed in `arrivals`.
 """
@@ -21,14 +22,15 @@ import torch
 
 from saekit.concepts.catalogue import Catalogue
 from saekit.errors import InputError
-from saekit.model.exact import ExactModel, Forward
 from saekit.model.loading import LanguageModel
+from saekit.routes.ablation.edge_drops import ablations
 from saekit.routes.ablation.head_means import HeadMeans
 from saekit.routes.ablation.replacements import Replacement, mean_values, resampled
-from saekit.routes.assembly import CircuitBuilder
+from saekit.routes.assembly import assembled
+from saekit.routes.attribution.head_set import Attribution
 from saekit.routes.circuit import Circuit
-from saekit.routes.feature_names import namer, names_of
-from saekit.routes.opening import opened, position_of_query, spans_of
+from saekit.routes.prompt_run import PromptRun
+from saekit.routes.target import TargetChooser
 from saekit.sae.storage.dictionary_set import DictionarySet
 
 
@@ -52,7 +54,7 @@ def trace(
 
     Args:
         target: a concept's name, a feature (`8/1234`) or a token; by default what the model is
-            about to say, through the concept or feature that says it (target_choice.py).
+            about to say, through the concept or feature that says it (target.py).
         query: position of the target, 1-based without BOS; the last by default.
         key: position the edges come from; by default the one from which most arrives.
         heads: how many heads to list.
@@ -76,51 +78,26 @@ def trace(
         >>> circuit = trace("gpt2-mini", dictionaries, prompt)  # doctest: +SKIP
         >>> circuit.set.heads, circuit.set.share_positive  # doctest: +SKIP
     """
-    model, dictionaries = opened(model, dictionaries, catalogue)
     if heads < 1 or random_sets < 0:
         raise InputError("heads must be at least 1 and random_sets at least 0.")
-    ids = model.prompt(prompt)
-    position, given_key = _positions(len(ids) - model.prepend_bos, query, key)
-    exact = ExactModel(model, dtype)
-    if spans is None:
-        spans = spans_of(model, dictionaries, catalogue, prompt)
-    clean = exact.run(ids)
-    others = _replacements(model, exact, clean, means, counterfactual)
-    called = namer(catalogue, names_of(dictionaries))
-    builder = CircuitBuilder(
-        model, exact, clean, dictionaries, catalogue, position, spans, others, called
-    )
-    return builder.circuit(prompt, target, given_key, heads, random_sets, seed)
+    run = PromptRun.of(model, dictionaries, prompt, catalogue, spans, dtype)
+    query = run.arriving(query, key)
+    chosen = TargetChooser(run, query).choose(target)
+    found = Attribution(run, chosen, key, heads)
+    others = _replacements(run, means, counterfactual)
+    removed = ablations(run, found, others, random_sets, seed)
+    return assembled(run, found, removed, automatic_key=key is None)
 
 
 def _replacements(
-    model: LanguageModel,
-    exact: ExactModel,
-    clean: Forward,
-    means: HeadMeans | str | Path | None,
-    counterfactual: str | None,
+    run: PromptRun, means: HeadMeans | str | Path | None, counterfactual: str | None
 ) -> list[Replacement]:
     found = []
     if means is not None:
         means = means if isinstance(means, HeadMeans) else HeadMeans.load(means)
-        means.check(model)
-        found.append(mean_values(exact, clean, means))
+        means.check(run.model)
+        found.append(mean_values(run.exact, run.clean, means))
     if counterfactual is not None:
-        other = exact.run(model.prompt(counterfactual))
-        found += [resampled(clean, other), resampled(clean, other, weights=True)]
+        other = run.exact.run(run.model.prompt(counterfactual))
+        found += [resampled(run.clean, other), resampled(run.clean, other, weights=True)]
     return found
-
-
-def _positions(n: int, query: int | None, key: int | None) -> tuple[int, int | None]:
-    """Checked 1-based positions (query, key)."""
-    query = position_of_query(n, query)
-    if key is not None and not 1 <= key <= n:
-        raise InputError(f"Key position {key} does not exist: the prompt has positions 1 to {n}.")
-    if query == 1:
-        raise InputError("Nothing can arrive at position 1: choose a later query or longer prompt.")
-    if key is not None and key >= query:
-        raise InputError(
-            f"Key position {key} is not before query position {query}: "
-            "attention reads earlier positions."
-        )
-    return query, key

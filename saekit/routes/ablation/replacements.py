@@ -36,18 +36,6 @@ class Replacement:
     weight: Float[Tensor, "layer head query pos"] | None = None
     renormalise: bool = False
 
-    def check(self, clean: Forward) -> None:
-        """Refuse values of a prompt that is shorter or longer.
-
-        Raises:
-            InputError: with both lengths in tokens, BOS included.
-        """
-        if self.value is not None and self.value.shape[2] != len(clean.ids):
-            raise InputError(
-                f"The values of the {self.name} ablation are for {self.value.shape[2]} tokens, "
-                f"the prompt has {len(clean.ids)}."
-            )
-
 
 ZERO = Replacement("zero")
 RENORMALISE = Replacement("renormalise", renormalise=True)

@@ -17,16 +17,16 @@ of heads in different layers can therefore be added: no path is counted twice.
 An attribution says what was carried in this forward pass; it is not a causal effect (removal.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saekit.coordinates import head_name
+from saekit.coordinates import Head, head_name
 from saekit.model.exact import ExactModel, Forward
-from saekit.routes.targets import Target, activations, in_the_stream
+from saekit.routes.target import Target, activations, in_the_stream
 from saekit.sae.dictionary import Dictionary
 
 # Where large terms cancel, the error is compared with 1% of their size instead of with p itself.
@@ -66,7 +66,7 @@ def components(exact: ExactModel, clean: Forward, target: Target) -> list[tuple[
     """
     q, e = target.query, target.direction
     rows = [("embedding", float(clean.resid[0, q] @ e))]
-    heads = exact.head_outputs(clean, q) @ e
+    heads = direct_edges(exact, clean, target).sum(-1)
     for m in range(target.layer):
         rows += [(head_name(m, h), float(heads[m, h])) for h in range(exact.n_heads)]
         rows.append((f"MLP {m}", float(clean.mlp_out[m, q] @ e)))
@@ -194,17 +194,24 @@ def split_edge(
     x = clean.resid[m, key]
     acts = activations(dictionary, x)
     b_dec = dictionary.b_dec.to(x)
-    reconstruction = dictionary.decode(acts).to(x)
     active = acts.nonzero().flatten()
-    rows = dictionary.W_dec[active].to(x)
-    parts = acts[active].to(x) * (rows @ reads)
-    # Computed from the parts, so that the sum is exact also where decode() runs in float32.
-    error = float((x - reconstruction) @ reads) + float(
-        (reconstruction - b_dec) @ reads - parts.sum()
-    )
+    parts = acts[active].to(x) * (dictionary.W_dec[active].to(x) @ reads)
+    # What is left, so that the sum is exact also where the dictionary runs in float32.
+    error = float((x - b_dec) @ reads - parts.sum())
     return EdgeSplit(
         features=dict(zip(active.tolist(), parts.tolist(), strict=True)),
         error=error,
         decoder_bias=float(b_dec @ reads),
         constant=float(weight * ((w.beta1 @ w.W_V[h] + w.b_V[h]) @ at_value)),
     )
+
+
+def error_share(splits: Mapping[Head, EdgeSplit]) -> float | None:
+    """Sum over the heads of |what each reads from its dictionary's error| / of |what it carries|.
+
+    Errors of different heads do not cancel.  1 where it is more.
+    """
+    whole = sum(abs(split.total) for split in splits.values())
+    if whole == 0:
+        return None
+    return min(sum(abs(split.error) for split in splits.values()) / whole, 1.0)

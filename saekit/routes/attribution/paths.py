@@ -32,7 +32,7 @@ from torch import Tensor
 from saekit.errors import InputError
 from saekit.model.exact import ExactModel, Forward
 from saekit.routes.attribution.arrivals import Arrivals, through_norm
-from saekit.routes.targets import Target, activations, in_the_stream
+from saekit.routes.target import Target, activations, in_the_stream
 from saekit.sae.dictionary import Dictionary
 
 Mode = Literal["direct", "frozen", "gradient"]

@@ -24,12 +24,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saekit.coordinates import Head
 from saekit.errors import InputError
 from saekit.model.exact import ExactModel, Forward
-from saekit.routes.targets import activations, in_the_stream
+from saekit.routes.target import activations, in_the_stream
 from saekit.sae.dictionary import Dictionary
 
-Head = tuple[int, int]
 REST = ("decoder bias", "error", "constant")
 Part = int | str  # a feature's index, or one of REST
 

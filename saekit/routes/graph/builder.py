@@ -27,17 +27,20 @@ from tqdm.auto import tqdm
 
 from saekit.concepts.catalogue import Catalogue
 from saekit.coordinates import feature_name, head_name
-from saekit.errors import InputError
-from saekit.model.exact import ExactModel, Forward
 from saekit.model.loading import LanguageModel
 from saekit.routes.attribution.arrivals import Arrivals, arrivals, split_edge
 from saekit.routes.attribution.paths import frozen_maps
 from saekit.routes.circuit import rounded
-from saekit.routes.feature_names import Namer, namer, names_of
 from saekit.routes.graph.form import KEPT, Graph, NodeKey, kept_part
-from saekit.routes.opening import opened, position_of_query, spans_of
-from saekit.routes.target_choice import TargetChooser
-from saekit.routes.targets import Target, activations, feature_target, token_direction, token_target
+from saekit.routes.prompt_run import PromptRun
+from saekit.routes.target import (
+    Target,
+    TargetChooser,
+    activations,
+    feature_target,
+    token_direction,
+    token_target,
+)
 from saekit.sae.storage.dictionary_set import DictionarySet
 from saekit.version import __version__
 
@@ -53,12 +56,9 @@ TARGETS_AT_ONCE = 8  # of the frozen maps: 80 at GPT-2 small's size and 1,000 to
 class GraphBuilder:
     """The graph of one target on one prompt."""
 
-    def __init__(
-        self, model: LanguageModel, exact: ExactModel, clean: Forward, dictionaries: DictionarySet,
-        called: Namer, target: Target,
-    ) -> None:  # fmt: skip
-        self.model, self.exact, self.clean = model, exact, clean
-        self.dictionaries, self.called, self.target = dictionaries, called, target
+    def __init__(self, run: PromptRun, target: Target) -> None:
+        self.run, self.model, self.exact, self.clean = run, run.model, run.exact, run.clean
+        self.dictionaries, self.target = run.dictionaries, target
         self.graph = Graph()
         self.features: dict[NodeKey, Target] = {}
 
@@ -89,13 +89,16 @@ class GraphBuilder:
     def _sum(self, number: int, kind: str, label: str) -> NodeKey:
         return self.graph.node(0, number, self.target.query, kind, label)
 
+    def _activations(self, layer: int, at: int) -> torch.Tensor:
+        return activations(self.dictionaries[layer], self.clean.resid[layer, at])
+
     def _token(self, at: int) -> NodeKey:
         token = int(self.clean.ids[at])
         text = self.model.vocabulary[token]
         return self.graph.node("E", token, at, "embedding", f'Emb: "{text}"', feature=at)
 
     def _feature_node(self, layer: int, feature: int, at: int, activation: float) -> NodeKey:
-        own, name = self.called(layer, feature), feature_name(layer, feature)
+        own, name = self.run.called(layer, feature), feature_name(layer, feature)
         label = f"{own} ({name})" if own else name
         return self.graph.node(
             layer, feature, at, "cross layer transcoder", label, activation=rounded(activation)
@@ -106,7 +109,7 @@ class GraphBuilder:
         if t.feature is None:
             assert t.token is not None
             return self._logit_node(t.token)
-        acts = activations(self.dictionaries[t.layer], self.clean.resid[t.layer, t.query])
+        acts = self._activations(t.layer, t.query)
         return self._feature_node(t.layer, t.feature, t.query, float(acts[t.feature]))
 
     def _logit_node(self, token: int) -> NodeKey:
@@ -141,7 +144,7 @@ class GraphBuilder:
                 continue
             dictionary = self.dictionaries[m]
             parts = split_edge(self.exact, self.clean, found, dictionary, head, key)
-            acts = activations(dictionary, self.clean.resid[m, key])
+            acts = self._activations(m, key)
             names = list(parts.features)
             strong = {names[i] for i in kept_part(list(parts.features.values()))}
             for feature, weight in parts.features.items():
@@ -198,10 +201,10 @@ class GraphBuilder:
         """The most probable token, with what the target feature writes on it directly."""
         t = self.target
         assert t.feature is not None
-        token = int(self.clean.logits[t.query].argmax())
+        token = self.run.top_token(t.query)
         direction, _ = token_direction(self.exact, self.clean, token, t.query)
         dictionary = self.dictionaries[t.layer]
-        act = float(activations(dictionary, self.clean.resid[t.layer, t.query])[t.feature])
+        act = float(self._activations(t.layer, t.query)[t.feature])
         direct = act * float(dictionary.W_dec[t.feature].to(direction) @ direction)
         value = token_target(self.exact, self.clean, token, t.query, "").value(self.clean)
         logit = self._logit_node(token)
@@ -209,7 +212,7 @@ class GraphBuilder:
         rest = self._sum(REST, "other error", "everything else at this position")
         self.graph.link(rest, logit, value - direct)
 
-    def document(self, prompt: str) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """The JSON document."""
         graph, q, top_key = self.build(), self.target.query, self._target_node()
         graph.drop_unused()
@@ -225,6 +228,7 @@ class GraphBuilder:
             if n["feature_type"] == "attention head" and n["feature"] > OTHER_HEADS
         ]  # fmt: skip
         nodes, links = graph.documents()
+        prompt = self.run.prompt
         slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "prompt"
         return {
             "metadata": {
@@ -275,16 +279,6 @@ def attribution_graph(
         InputError: as `saekit.trace`.
         MismatchError: dictionaries or catalogue of another model.
     """
-    model, dictionaries = opened(model, dictionaries, catalogue)
-    ids = model.prompt(prompt)
-    position = position_of_query(len(ids) - model.prepend_bos, query)
-    if position == 1:
-        raise InputError("Nothing can arrive at position 1: choose a later query or longer prompt.")
-    if spans is None:
-        spans = spans_of(model, dictionaries, catalogue, prompt)
-    exact = ExactModel(model, dtype)
-    clean, index = exact.run(ids), position - 1 + model.prepend_bos
-    chooser = TargetChooser(exact, clean, model, dictionaries, catalogue, index, position, spans)
-    called = namer(catalogue, names_of(dictionaries))
-    builder = GraphBuilder(model, exact, clean, dictionaries, called, chooser.choose(target))
-    return builder.document(prompt)
+    run = PromptRun.of(model, dictionaries, prompt, catalogue, spans, dtype)
+    query = run.arriving(query)
+    return GraphBuilder(run, TargetChooser(run, query).choose(target)).document()

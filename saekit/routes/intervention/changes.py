@@ -15,17 +15,15 @@ span at that position; a word that is no concept there is swapped at the lower h
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from saekit.concepts.catalogue import Catalogue
 from saekit.coordinates import parse_feature
 from saekit.errors import InputError
-from saekit.model.exact import ExactModel, Forward
-from saekit.model.loading import LanguageModel
+from saekit.model.exact import Forward
 from saekit.routes.intervention.holds import Clamp
-from saekit.routes.targets import activations, in_the_stream
+from saekit.routes.prompt_run import PromptRun
+from saekit.routes.target import activations, in_the_stream
 from saekit.sae.storage.dictionary_set import DictionarySet
 
 SWAPPED_SHARE = 0.5  # of the blocks: where a word's own content is before heads have moved it on
@@ -97,16 +95,12 @@ class Resolver:
     """Turns changes of one prompt into clamps.
 
     Args:
-        query: tensor index of the position whose prediction and target are read.
+        query: position whose prediction and target are read.
     """
 
-    def __init__(
-        self, model: LanguageModel, exact: ExactModel, clean: Forward, dictionaries: DictionarySet,
-        catalogue: Catalogue | None, spans: Sequence[Any], query: int,
-    ) -> None:  # fmt: skip
-        self.model, self.exact, self.clean = model, exact, clean
-        self.dictionaries, self.catalogue, self.spans = dictionaries, catalogue, spans
-        self.query, self.first = query, int(model.prepend_bos)
+    def __init__(self, run: PromptRun, query: int) -> None:
+        self.run, self.clean, self.dictionaries = run, run.clean, run.dictionaries
+        self.query = query
 
     def resolve(self, change: Change, layers: Sequence[int] | None = None) -> Resolved:
         """Which features are held at which values, where.
@@ -117,13 +111,12 @@ class Resolver:
         Raises:
             InputError: position, concept or word cannot be used; what could be is named.
         """
-        last = self.query - self.first + 1
-        if not 1 <= change.position <= last:
+        if not 1 <= change.position <= self.query:
             raise InputError(
-                f'"{change.text}": position {change.position} is not among 1 to {last}, '
+                f'"{change.text}": position {change.position} is not among 1 to {self.query}, '
                 "the positions up to the query."
             )
-        at = change.position - 1 + self.first
+        at = self.run.index(change.position)
         if change.word is not None:
             return self._swap(change, at, layers)
         assert change.value is not None
@@ -147,11 +140,12 @@ class Resolver:
         """The features that stand for the name at its position."""
         if re.fullmatch(r"\d+/\d+", change.name):
             return [change.name]
-        found = [span for span in self.spans if _same(span.name, change.name)]
+        found = [span for span in self.run.spans if _same(span.name, change.name)]
         here = [span for span in found if span.position == change.position]
         if here:
             return list(here[0].features)
-        known = [concept.name for concept in self.catalogue.concepts] if self.catalogue else []
+        catalogue = self.run.catalogue
+        known = [concept.name for concept in catalogue.concepts] if catalogue else []
         if not any(_same(name, change.name) for name in known):
             raise InputError(
                 f'"{change.text}": there is no concept "{change.name}" '
@@ -167,27 +161,31 @@ class Resolver:
 
     def _swap(self, change: Change, at: int, given: Sequence[int] | None) -> Resolved:
         assert change.word is not None
-        token = self.model.vocabulary[int(self.clean.ids[at])]
+        token = self.run.model.vocabulary[int(self.clean.ids[at])]
         span = next(
-            (s for s in self.spans if s.position == change.position and _same(s.name, change.name)),
+            (
+                s
+                for s in self.run.spans
+                if s.position == change.position and _same(s.name, change.name)
+            ),
             None,
         )
         if span is None and not _same(token, change.name):
-            words = self.model.token_strings(self.clean.ids[self.first :].tolist())
-            places = [str(i) for i, word in enumerate(words, 1) if _same(word, change.name)]
+            words = enumerate(self.run.tokens, 1)
+            places = [str(i) for i, word in words if _same(word, change.name)]
             where = f'; "{change.name}" is at position {", ".join(places)}' if places else ""
             raise InputError(
                 f'"{change.text}": position {change.position} is "{token.strip()}", and no concept '
                 f'"{change.name}" is active there{where}.'
             )
         space = " " if token.startswith(" ") else ""
-        new = self.model.single_token(space + change.word.strip())
+        new = self.run.model.single_token(space + change.word.strip())
         if new == int(self.clean.ids[at]):
             raise InputError(f'"{change.text}": position {change.position} is that word already.')
         ids = self.clean.ids.clone()
         ids[at] = new
-        other = self.exact.run(ids)
-        layers = swapped_layers(self.exact.n_layers, self.dictionaries)
+        other = self.run.exact.run(ids)
+        layers = swapped_layers(self.run.exact.n_layers, self.dictionaries)
         if given is not None:
             layers = list(given)
         elif span is not None:
@@ -196,8 +194,8 @@ class Resolver:
             there = ", ".join(map(str, self.dictionaries.layers))
             raise InputError(
                 f'"{change.text}": a word is swapped at layers below '
-                f"{_swapped_below(self.exact.n_layers):g}, and there are dictionaries for layers "
-                f"{there} only."
+                f"{_swapped_below(self.run.exact.n_layers):g}, and there are dictionaries "
+                f"for layers {there} only."
             )
         clamps = [differing(self.dictionaries, self.clean, other, m, at) for m in layers]
         if not any(len(clamp.features) for clamp in clamps):

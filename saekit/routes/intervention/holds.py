@@ -19,7 +19,7 @@ from torch import Tensor
 from saekit.coordinates import feature_name
 from saekit.errors import InputError
 from saekit.model.exact import Edits, ExactModel, Forward
-from saekit.routes.targets import activations, in_the_stream
+from saekit.routes.target import activations, in_the_stream
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.storage.dictionary_set import DictionarySet
 

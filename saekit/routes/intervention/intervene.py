@@ -16,8 +16,8 @@ from torch import Tensor
 
 from saekit.concepts.catalogue import Catalogue
 from saekit.errors import InputError
-from saekit.model.exact import ExactModel, Forward
 from saekit.model.loading import LanguageModel
+from saekit.routes.assembly import predictions
 from saekit.routes.circuit import Prediction, rounded
 from saekit.routes.intervention.changes import Resolved, Resolver, parse_change
 from saekit.routes.intervention.holds import (
@@ -29,24 +29,19 @@ from saekit.routes.intervention.holds import (
     with_random_writes,
 )
 from saekit.routes.intervention.outcomes import Outcome, RandomWrites
-from saekit.routes.opening import opened, position_of_query, spans_of
-from saekit.routes.target_choice import TargetChooser
-from saekit.routes.targets import Target
+from saekit.routes.prompt_run import PromptRun
+from saekit.routes.target import Target, TargetChooser
 from saekit.sae.storage.dictionary_set import DictionarySet
 
-TOP_TOKENS = 5
 RANDOM_WRITES = 20  # as many as are needed to say "95% of them"
 
 
 class Intervener:
-    """Outcomes of changes on one prompt; `query` is a tensor index."""
+    """Outcomes of changes on one prompt, read where the target is."""
 
-    def __init__(
-        self, model: LanguageModel, exact: ExactModel, clean: Forward, dictionaries: DictionarySet,
-        target: Target, query: int,
-    ) -> None:  # fmt: skip
-        self.model, self.exact, self.clean = model, exact, clean
-        self.dictionaries, self.target, self.query = dictionaries, target, query
+    def __init__(self, run: PromptRun, target: Target) -> None:
+        self.run, self.exact, self.clean = run, run.exact, run.clean
+        self.dictionaries, self.target, self.query = run.dictionaries, target, target.query
 
     def outcome(self, changes: Sequence[Resolved], random_writes: int, seed: int) -> Outcome:
         """What the changes do, made together."""
@@ -109,11 +104,7 @@ class Intervener:
         return self.exact.unembed(streams[-1])[0].softmax(-1)
 
     def _prediction(self, streams: Float[Tensor, "layer_plus_one d_model"]) -> list[Prediction]:
-        top = self._probabilities(streams).topk(min(TOP_TOKENS, self.model.d_vocab))
-        return [
-            Prediction(self.model.vocabulary[token], rounded(float(value)))
-            for value, token in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        ]
+        return predictions(self.run, self.exact.unembed(streams[-1])[0])
 
 
 def intervene(
@@ -151,16 +142,10 @@ def intervene(
     parsed = [parse_change(change) for change in changes]
     if random_writes < 0:
         raise InputError("random_writes must be at least 0.")
-    model, dictionaries = opened(model, dictionaries, catalogue)
-    ids = model.prompt(prompt)
-    position = position_of_query(len(ids) - model.prepend_bos, query)
-    if spans is None:
-        spans = spans_of(model, dictionaries, catalogue, prompt)
-    exact = ExactModel(model, dtype)
-    clean, index = exact.run(ids), position - 1 + model.prepend_bos
-    chooser = TargetChooser(exact, clean, model, dictionaries, catalogue, index, position, spans)
-    resolver = Resolver(model, exact, clean, dictionaries, catalogue, spans, index)
+    run = PromptRun.of(model, dictionaries, prompt, catalogue, spans, dtype)
+    query = run.query(query)
+    resolver = Resolver(run, query)
     resolved = [resolver.resolve(change) for change in parsed]
-    one = Intervener(model, exact, clean, dictionaries, chooser.choose(target), index)
+    one = Intervener(run, TargetChooser(run, query).choose(target))
     groups = [[change] for change in resolved] + ([resolved] if len(resolved) > 1 else [])
     return [one.outcome(group, random_writes, seed) for group in groups]

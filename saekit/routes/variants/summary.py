@@ -19,7 +19,7 @@ from saekit.concepts.catalogue import Catalogue
 from saekit.coordinates import parse_head
 from saekit.errors import InputError
 from saekit.model.loading import LanguageModel
-from saekit.routes.ablation.removal import random_sets
+from saekit.routes.ablation.edge_drops import random_sets
 from saekit.routes.circuit import Circuit, rounded
 from saekit.routes.trace import trace
 from saekit.routes.variants.intervals import bootstrap_interval
@@ -58,7 +58,7 @@ class Variants:
         left_out: {prompt, reason} of the others.
         key, query: the positions that all share.
         measures: name -> median and 95% bootstrap interval.
-        heads: every head that is in any set, most frequent first.
+        heads: every head that is in any set, most frequent first, equal ones in reading order.
         jaccard: mean over all pairs of variants of |common heads| / |heads of either|.
         jaccard_interval: its 95% bootstrap interval.
         jaccard_random: the same of random sets with as many heads in each layer.
@@ -172,7 +172,10 @@ def summed_up(
             for name in rows[0]
             if name not in told
         },
-        heads=[HeadCount(head, count / len(rows)) for head, count in counts.most_common()],
+        heads=[
+            HeadCount(head, counts[head] / len(rows))
+            for head in sorted(counts, key=lambda head: (-counts[head], parse_head(head)))
+        ],
         jaccard=rounded(mean_jaccard(sets)),
         jaccard_interval=_jaccard_interval(sets, seed),
         jaccard_random=rounded(mean_jaccard(_random_sets(circuits, seed))),

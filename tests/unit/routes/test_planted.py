@@ -15,7 +15,7 @@ from saekit.model.gating import install
 from saekit.model.loading import LanguageModel
 from saekit.routes.ablation.head_means import head_means
 from saekit.routes.attribution.arrivals import arrivals
-from saekit.routes.targets import feature_target
+from saekit.routes.target import feature_target
 from saekit.routes.trace import trace
 
 PROMPT, OTHER = 'The opposite of "large" is "', 'The opposite of "small" is "'

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from saekit.model.exact import Edits, ExactModel
-from saekit.routes.ablation.removal import EdgeDrops, drops, random_sets, removed
-from saekit.routes.targets import Target, token_target
+from saekit.routes.ablation.removal import drops, removed
+from saekit.routes.target import Target, token_target
 
 
 @pytest.fixture(scope="module")
@@ -56,39 +56,3 @@ def test_a_logit_is_measured_with_the_final_norm_live(setting):
     logits = exact.unembed(resid)[0][0]
     expected = target.value(clean) - float(logits[5] - logits.mean())
     assert drops(exact, clean, target, [heads], [5])[0] == pytest.approx(expected, rel=1e-9)
-
-
-def test_edge_drops(setting):
-    exact, clean, target = setting
-    heads = [(0, 1), (2, 3)]
-    everything = [(m, h) for m in range(3) for h in range(4)]
-    found = EdgeDrops(exact, clean, target, 5, heads, range(1, 8))
-    single = drops(exact, clean, target, [[(0, 1)], [(2, 3)]], [5])
-    assert list(found.single.values()) == pytest.approx(single)
-    assert found.joint(heads) == pytest.approx(drops(exact, clean, target, [heads], [5])[0])
-    assert found.key_edges == pytest.approx(drops(exact, clean, target, [everything], [5])[0])
-    whole = drops(exact, clean, target, [everything], list(range(1, 8)))[0]
-    assert found.all_edges == pytest.approx(whole)
-    baseline = found.random(heads, 20, seed=0)
-    assert len(baseline) == 20
-    assert baseline == sorted(baseline)
-
-
-def test_random_sets_have_the_same_form():
-    heads = [(0, 1), (0, 3), (2, 2)]
-    sets = random_sets(heads, n_layers=3, n_heads=6, count=50, seed=1)
-    assert len(sets) == 50
-    for chosen in sets:
-        assert sorted(m for m, _ in chosen) == [0, 0, 2]
-        assert len(set(chosen)) == 3
-        assert set(chosen) != set(heads)
-    assert sets == random_sets(heads, 3, 6, 50, seed=1) != random_sets(heads, 3, 6, 50, seed=2)
-
-
-def test_random_sets_where_layers_are_full():
-    whole_layer = [(0, h) for h in range(4)]
-    assert all(len(s) == 4 and set(s) != set(whole_layer)
-               for s in random_sets(whole_layer, 3, 4, 20))  # fmt: skip
-    everything = [(m, h) for m in range(3) for h in range(4)]
-    assert random_sets(everything, 3, 4, 20) == []
-    assert random_sets([], 3, 4, 20) == []

@@ -13,12 +13,11 @@ import torch
 from saekit.errors import FormatError, InputError, MismatchError
 from saekit.model.exact import ExactModel
 from saekit.model.loading import LanguageModel
-from saekit.routes.ablation.effects import effects
 from saekit.routes.ablation.head_means import HeadMeans, head_means
-from saekit.routes.ablation.removal import EdgeDrops, drops, path_patched, removed
+from saekit.routes.ablation.removal import drops, removed
 from saekit.routes.ablation.replacements import RENORMALISE, ZERO, mean_values, resampled
 from saekit.routes.attribution.arrivals import components, direct_edges
-from saekit.routes.targets import Target, token_target
+from saekit.routes.target import Target, token_target
 from saekit.text import relational
 
 PROMPT, OTHER = 'The opposite of "large" is "', 'The opposite of "happy" is "'
@@ -156,7 +155,7 @@ def test_direct_and_live_differ_by_what_later_components_make_of_it(exact, clean
 def test_a_path_patched_logit_has_the_final_norm_live(exact, clean):
     target = token_target(exact, clean, 5, 8, "x")
     heads = [(1, 0), (2, 2)]
-    resid = path_patched(exact, clean, 8, [heads], [5])
+    resid = removed(exact, clean, 8, [heads], [5], direct=True)
     moved = sum(
         clean.pattern[m, h, 8, 5] * (clean.value[m, h, 5] @ exact.blocks[m].W_O[h])
         for m, h in heads
@@ -165,41 +164,6 @@ def test_a_path_patched_logit_has_the_final_norm_live(exact, clean):
     logits = exact.unembed(resid)[0][0]
     expected = target.value(clean) - float(logits[5] - logits.mean())
     assert drops(exact, clean, target, [heads], [5], direct=True)[0] == pytest.approx(expected)
-
-
-def test_effects_on_the_target_and_on_the_next_token(exact, clean, target):
-    low = Target("low", "feature", 2, 8, target.direction, 0.3, feature=0)
-    for direct in (False, True):
-        found = effects(exact, clean, low, SETS, [5], token=7, direct=direct)
-        assert [e.target for e in found] == pytest.approx(
-            drops(exact, clean, low, SETS, [5], direct=direct)
-        )
-        run = path_patched if direct else removed
-        logits = exact.unembed(run(exact, clean, 8, SETS, [5]))[0]
-        assert [e.probability for e in found] == pytest.approx(logits.softmax(-1)[:, 7].tolist())
-        centred = logits[:, 7] - logits.mean(-1)
-        before = clean.logits[8, 7] - clean.logits[8].mean()
-        assert [e.logit for e in found] == pytest.approx((before - centred).tolist(), abs=1e-12)
-        assert found[1].logit != pytest.approx(0), "L2-H3 is above the target, not the output"
-        assert found[1].target == pytest.approx(0, abs=1e-12)
-    top = int(clean.logits[8].argmax())
-    assert effects(exact, clean, low, [[]], [5])[0].probability == pytest.approx(
-        float(clean.logits[8].softmax(-1)[top])
-    )
-
-
-def test_edge_drops_of_another_kind_and_their_shapley_values(exact, clean, other, target):
-    instead = resampled(clean, other)
-    heads = [(0, 1), (1, 2), (2, 3)]
-    found = EdgeDrops(exact, clean, target, 5, heads, range(1, 8), instead)
-    singles = drops(exact, clean, target, [[h] for h in heads], [5], instead)
-    assert list(found.single.values()) == pytest.approx(singles)
-    values = found.shapley(heads)
-    assert sum(values) == pytest.approx(found.joint(heads), rel=1e-9)
-    assert found.shapley([]) == []
-    assert found.shapley([(m, h) for m in range(3) for h in range(3)]) is None
-    direct = EdgeDrops(exact, clean, target, 5, heads, range(1, 8), direct=True)
-    assert direct.shapley(heads) == pytest.approx(list(direct.single.values())), "linear: no more"
 
 
 def test_means_are_those_of_plain_forward_passes(exact, means, model):

@@ -20,7 +20,7 @@ from saekit.routes.attribution.arrivals import (
     components,
     split_edge,
 )
-from saekit.routes.targets import Target, feature_target, token_target
+from saekit.routes.target import Target, feature_target, token_target
 
 some_ids = st.lists(st.integers(1, 600), min_size=3, max_size=14)
 few = settings(
@@ -140,7 +140,7 @@ def test_a_feature_target_is_its_preactivation(exact, tiny_model, random_diction
         assert target.value(clean) == pytest.approx(float(expected[feature]), abs=1e-4)
         measured = target.measure(exact, clean.resid[2, 3])
         assert float(measured) == pytest.approx(target.value(clean), rel=1e-12)
-    assert target.feature_name == "2/47"
+    assert target.label == "2/47"
 
 
 def test_a_token_target_is_its_logit_minus_the_mean(exact, tiny_model):

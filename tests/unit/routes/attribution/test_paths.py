@@ -21,7 +21,7 @@ from saekit.routes.attribution.paths import (
     head_loadings,
     split_paths,
 )
-from saekit.routes.targets import Target, token_target
+from saekit.routes.target import Target, token_target
 
 MODES = ("direct", "frozen", "gradient")
 few = settings(

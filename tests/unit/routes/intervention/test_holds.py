@@ -18,7 +18,7 @@ from saekit.routes.intervention.holds import (
     with_other_stream,
     with_random_writes,
 )
-from saekit.routes.targets import in_the_stream
+from saekit.routes.target import in_the_stream
 from saekit.sae.dictionary import Dictionary
 
 PROMPT = 'The opposite of "large" is "'

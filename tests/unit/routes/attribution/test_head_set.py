@@ -5,14 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saekit.routes.assembly import error_share
-from saekit.routes.attribution.arrivals import EdgeSplit
-from saekit.routes.attribution.shares import (
+from saekit.routes.attribution.arrivals import EdgeSplit, error_share
+from saekit.routes.attribution.head_set import (
     N80_SHARE,
     positive,
     ranked_heads,
     ratio,
-    share_of_drop,
     smallest_set,
 )
 
@@ -43,16 +41,6 @@ def test_nothing_positive_gives_no_set():
 )  # fmt: skip
 def test_a_ratio_of_next_to_nothing_is_refused(part, whole, p, expected):
     assert ratio(part, whole, p) == expected
-
-
-@pytest.mark.parametrize(
-    ("part", "whole", "expected"),
-    [(3, 4, 0.75), (0, 4, 0), (4.0001, 4, 1), (17.9, 13, None), (-1, 4, None), (1, -4, None),
-     (-1, -4, None)],
-)  # fmt: skip
-def test_a_causal_share_is_a_part_or_nothing(part, whole, expected):
-    """Mutation tried: cut to [0, 1] in place of refused."""
-    assert share_of_drop(part, whole, 10) == expected
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.floats(0.01, 1))
