@@ -32,7 +32,7 @@ HEAVY = {"torch", "transformers", "sae_lens", "transformer_lens"}
 TORCH_FREE = (
     *(f"saekit.{name}" for name in BASE),
     "saekit",
-    "saekit.native.library",
+    "saekit.native.*",
     "saekit.text.relational",
     "saekit.text.corpora",
     "saekit.text.sources",

@@ -7,8 +7,6 @@ pass and runs everything by itself, at equal noise (0.3% of the stream); 16-wide
 PyTorch's attention more than half of what the products do.
 """
 
-import ctypes
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,26 +15,16 @@ from saekit.activations.products import linear
 from saekit.activations.residuals import embed
 from saekit.model.decoder import TANH_GELUS, Block, Decoder
 from saekit.model.loading import LanguageModel
-from saekit.native.library import FOLDER, address, library
+from saekit.native.library import Functions, library
 
-SOURCE = FOLDER / "forward.cpp"
+SOURCE = "forward"
 HEAD_WIDTHS = (8, 16, 32, 64, 128)  # that forward.cpp is compiled for
-
-_long, _float = ctypes.c_int64, ctypes.c_float
-
-
-def _bits(tensor: Tensor | None) -> ctypes.c_void_p:
-    return address(tensor, torch.bfloat16)
-
-
-def _f32(tensor: Tensor) -> ctypes.c_void_p:
-    return address(tensor, torch.float32)
 
 
 class _Norm:
     """The addition to the stream, and the LayerNorm of the sum."""
 
-    def __init__(self, gamma: Tensor, beta: Tensor, eps: float, functions: ctypes.CDLL):
+    def __init__(self, gamma: Tensor, beta: Tensor, eps: float, functions: Functions):
         self.gamma, self.beta = gamma.float(), beta.float()
         self.eps, self._c = eps, functions
 
@@ -62,14 +50,13 @@ class _Norm:
     ) -> None:
         """The same, with the LayerNorm only where `normed` is to be filled."""
         self._c.add_norm(
-            _f32(stream), _bits(delta), address(places, torch.int32), _bits(kept),
-            _f32(self.gamma), _f32(self.beta), _float(self.eps),
-            _long(len(stream)), _long(stream.shape[1]), _bits(normed),
+            stream, delta, places, kept, self.gamma, self.beta, self.eps,
+            len(stream), stream.shape[1], normed,
         )  # fmt: skip
 
 
 class _Block:
-    def __init__(self, model: Decoder, w: Block, rows: int, functions: ctypes.CDLL):
+    def __init__(self, model: Decoder, w: Block, rows: int, functions: Functions):
         self.heads, self.scaling = model.n_heads, w.score_scale
         self.norm1 = _Norm(w.gamma1, w.beta1, model.eps, functions)
         self.norm2 = _Norm(w.gamma2, w.beta2, model.eps, functions)
@@ -87,7 +74,7 @@ class _Block:
 
 
 def attend(
-    functions: ctypes.CDLL,
+    functions: Functions,
     qkv: Float[Tensor, "row three_d_model"],
     pos: int,
     heads: int,
@@ -96,10 +83,7 @@ def attend(
     """Causal attention of sequences of `pos` rows, in bfloat16; sums are float32."""
     rows, d_model = len(qkv), qkv.shape[1] // 3
     out = torch.empty(rows, d_model, dtype=torch.bfloat16)
-    functions.attend(
-        _bits(qkv), _long(rows // pos), _long(pos), _long(heads),
-        _long(d_model // heads), _float(scale), _bits(out),
-    )  # fmt: skip
+    functions.attend(qkv, rows // pos, pos, heads, d_model // heads, scale, out)
     return out
 
 

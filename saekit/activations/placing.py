@@ -1,16 +1,12 @@
 """Rows of activations to their places in the shuffle buffer, looked at on the way."""
 
-import ctypes
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.native.library import FOLDER, address, library
+from saekit.native.library import library
 
-SOURCE = FOLDER / "placing.cpp"
-
-_long = ctypes.c_int64
+SOURCE = "placing"
 
 
 def place_rows(
@@ -27,11 +23,7 @@ def place_rows(
     functions = library(SOURCE) if source.device.type == "cpu" else None
     narrow = source.dtype == out.dtype == torch.bfloat16
     if functions and narrow and source.is_contiguous() and out.is_contiguous():
-        finite = functions.place_rows(
-            address(source, torch.bfloat16), address(rows, torch.int64),
-            address(places, torch.int64), _long(len(rows)), _long(source.shape[1]),
-            address(out, torch.bfloat16),
-        )  # fmt: skip
+        finite = functions.place_rows(source, rows, places, len(rows), source.shape[1], out)
         return torch.tensor(0.0 if finite else torch.nan)
     chosen = source.index_select(0, rows)
     out.index_copy_(0, places, chosen.to(out.dtype))

@@ -4,19 +4,15 @@ On processors with AVX512-BF16 by products.cpp, which is 3 to 10% faster than on
 shapes, elsewhere by oneDNN.
 """
 
-import ctypes
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saekit.native.library import FOLDER, address, library
+from saekit.native.library import Functions, library
 
-SOURCE = FOLDER / "products.cpp"
+SOURCE = "products"
 PANELS, _PANEL = 32, 16  # outputs must be a multiple of the first
 _LONGEST = 1024  # inputs; with more, rows leave the cache and oneDNN is faster
-
-_long = ctypes.c_int64
 
 
 def linear(
@@ -46,7 +42,7 @@ def in_panels(rows: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "panel pai
 class Product:
     """By products.cpp."""
 
-    def __init__(self, W: Tensor, b: Tensor, gelu: bool, functions: ctypes.CDLL):
+    def __init__(self, W: Tensor, b: Tensor, gelu: bool, functions: Functions):
         self.inputs, self.outputs = W.shape
         self.weight = in_panels(W.T.bfloat16())
         self.bias = b.float().contiguous()
@@ -56,10 +52,8 @@ class Product:
         """bfloat16 to bfloat16."""
         out = torch.empty(len(x), self.outputs, dtype=torch.bfloat16)
         self._c.product(
-            address(x, torch.bfloat16), address(self.weight, torch.bfloat16),
-            address(self.bias, torch.float32), _long(len(x)), _long(self.inputs),
-            _long(self.outputs), _long(self.gelu), address(out, torch.bfloat16),
-        )  # fmt: skip
+            x, self.weight, self.bias, len(x), self.inputs, self.outputs, self.gelu, out
+        )
         return out
 
 

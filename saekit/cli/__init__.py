@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from saekit.cli import concepts, exchange, features, heads, means, routes, training
+from saekit.cli import concepts, doctor, exchange, features, heads, means, routes, training
 from saekit.errors import SaekitError
 
 PROG = "saekit"
@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All subcommands; `--json` and `--help` work on each."""
     parser = argparse.ArgumentParser(prog=PROG, description=SUMMARY)
     parser.add_argument("--version", action="version", version=_version())
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def command(
         name: str, run: Callable[[argparse.Namespace], None], summary: str
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for stage in (training, exchange, features, concepts, routes, means, heads):
+    for stage in (training, exchange, features, concepts, routes, means, heads, doctor):
         stage.add(command)
     return parser
 
@@ -50,7 +50,11 @@ def _no_memory(error: Exception) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; errors of the user are one sentence on stderr and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
     try:
         args.run(args)
     except SaekitError as error:

@@ -1,79 +1,125 @@
-"""C++ functions compiled on first use for this processor, and how tensors are handed to them.
+"""The C++ functions as Python ones that take tensors, arrays and numbers, and check them.
 
-A library is built with the system's C++ compiler and kept in the user's cache folder, under the
-hash of its source, of the compiler and of the processor.  Without a compiler everything works all
-the same, slower, through PyTorch and NumPy; a warning says so once.
+Without a compiler everything works all the same, slower, through PyTorch and NumPy; a warning says
+so once.  `python -O` leaves the checks in place.
 """
 
 import ctypes
-import hashlib
 import logging
 import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from functools import cache
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
+from saekit.native.compilation import CompileError, compiled
+from saekit.native.signatures import NUMBERS, Parameter, Signature, signatures
 
 logger = logging.getLogger(__name__)
-# torch has loaded an OpenMP runtime of the same name already, so both share one thread pool
-FLAGS = (
-    "-O3 -march=native -mprefer-vector-width=512 -std=c++17 -fopenmp -fno-math-errno "
-    "-fno-trapping-math -shared -fPIC"
-).split()
-FOLDER = Path(__file__).parent
-HEADERS = sorted(FOLDER.glob("*.h"))  # that all files may include
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "saekit"
-
-
-def _processor() -> str:
-    """What -march=native depends on: a home folder may be shared by different machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line for line in lines if line.startswith("flags"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+ENTRY_BYTES = 24  # of a struct Entry in token_pairs.cpp
+Functions = SimpleNamespace
+"""The functions of a C++ file, by name."""
 
 
 @cache
-def _compiler() -> str | None:
-    found = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
-    if found is None:
-        logger.warning("no C++ compiler (g++): PyTorch and NumPy do its work, about 3x slower")
-    return found
+def _type_name(dtype: Any) -> str:
+    """Of a dtype of torch or NumPy, as the table of signatures has it."""
+    if getattr(dtype, "fields", None) and dtype.itemsize == ENTRY_BYTES:
+        return "entry"
+    return str(dtype).removeprefix("torch.")
+
+
+class Function:
+    """A C++ function; raises ValueError or TypeError instead of reading foreign memory."""
+
+    def __init__(self, signature: Signature, call: Any):
+        self.signature, self._call = signature, call
+        call.argtypes = [
+            NUMBERS[p.type] if p.sizes is None else ctypes.c_void_p for p in signature.parameters
+        ]
+        call.restype = NUMBERS[signature.result] if signature.result else None
+
+    def __call__(self, *values: Any) -> Any:
+        """Tensors and arrays are contiguous, on the CPU, of the type and size of the table."""
+        parameters = self.signature.parameters
+        if len(values) != len(parameters):
+            raise TypeError(
+                f"{self.signature.name} takes {len(parameters)} arguments, not {len(values)}"
+            )
+        numbers = {
+            p.name: int(value)
+            for p, value in zip(parameters, values, strict=True)
+            if p.type == "int64" and p.sizes is None
+        }
+        if min(numbers.values(), default=0) < 0:
+            raise ValueError(f"{self.signature.name}: sizes are not negative: {numbers}")
+        return self._call(
+            *[
+                self._address(p, value, numbers) if p.sizes is not None
+                else numbers.get(p.name, value)
+                for p, value in zip(parameters, values, strict=True)
+            ]
+        )  # fmt: skip
+
+    def _address(self, parameter: Parameter, value: Any, numbers: dict[str, int]) -> int | None:
+        """Where the values begin."""
+        wanted = parameter.type
+        if wanted == "weight":
+            wanted = "bfloat16" if numbers["narrow"] else "float32"
+        what = f"{self.signature.name}: {parameter.name}"
+        if value is None:
+            if parameter.optional:
+                return None
+            raise TypeError(f"{what} is None; it must be {wanted}")
+        if _type_name(value.dtype) != wanted:
+            raise TypeError(f"{what} is {value.dtype}; it must be {wanted}")
+        if hasattr(value, "data_ptr"):
+            if value.device.type != "cpu":
+                raise ValueError(f"{what} is on {value.device}; it must be on the CPU")
+            contiguous, elements, start = value.is_contiguous(), value.numel(), value.data_ptr()
+        else:
+            contiguous, elements = value.flags.c_contiguous, value.size
+            start = value.ctypes.data
+        if not contiguous:
+            raise ValueError(f"{what} must be contiguous")
+        self._check_elements(what, parameter, elements, numbers)
+        return start
+
+    @staticmethod
+    def _check_elements(
+        what: str, parameter: Parameter, elements: int, numbers: dict[str, int]
+    ) -> None:
+        known, unknown = 1, None
+        for size in parameter.sizes or ():
+            value = size.value(numbers)
+            if value is None:
+                unknown = size.name
+            else:
+                known *= value
+        if unknown is not None:
+            numbers[unknown] = elements // known if known else 0
+            known *= numbers[unknown]
+        if known != elements:
+            raise ValueError(f"{what} has {elements} elements; with {numbers} it must have {known}")
 
 
 @cache
-def library(source: Path) -> ctypes.CDLL | None:
+def library(name: str) -> Functions | None:
     """The functions of a C++ file; None if there is no working compiler."""
-    compiler = _compiler()
-    if compiler is None:
-        return None
-    texts = [file.read_text(encoding="utf-8") for file in (source, *HEADERS)]
-    key = "\0".join([*texts, compiler, *FLAGS, _processor()])
-    name = f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     try:
-        path = _cache_folder() / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                built = Path(folder) / name
-                command = [compiler, *FLAGS, f"-I{FOLDER}", str(source), "-o", str(built)]
-                subprocess.run(command, check=True, capture_output=True, text=True)
-                os.replace(built, path)  # two processes may build at the same time
-        return ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", None) or error
-        logger.warning("the C++ kernel cannot be built, PyTorch or NumPy does its work: %s", reason)
+        loaded = ctypes.CDLL(str(compiled(name)))
+    except (OSError, CompileError) as error:
+        _warn(str(error))
         return None
+    # what a processor does not support is not in its library
+    return Functions(
+        **{s.name: Function(s, loaded[s.name]) for s in signatures(name) if hasattr(loaded, s.name)}
+    )
+
+
+@cache
+def _warn(reason: str) -> None:
+    """Once per reason: all libraries lack the same compiler."""
+    logger.warning("C++ is not used (%s): PyTorch and NumPy do its work, about 3x slower", reason)
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
@@ -88,17 +134,3 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for parameter in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
             mallopt(parameter, 1 << 30)
-
-
-def address(tensor: Any, dtype: Any) -> ctypes.c_void_p:
-    """Where the values of a contiguous tensor of this type begin; a null pointer for None."""
-    if tensor is None:
-        return ctypes.c_void_p(None)
-    assert tensor.dtype == dtype and tensor.is_contiguous(), (tensor.dtype, tensor.stride())
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def array_address(array: np.ndarray, dtype: Any) -> ctypes.c_void_p:
-    """The same for an array."""
-    assert array.dtype == dtype and array.flags.c_contiguous, (array.dtype, array.strides)
-    return ctypes.c_void_p(array.ctypes.data)

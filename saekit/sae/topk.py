@@ -18,10 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.activations.products import PANELS, in_panels
-from saekit.native.library import FOLDER, library
-from saekit.native.pointers import bf16, f32, i64, long
+from saekit.native.library import library
 
-SOURCE = FOLDER / "topk.cpp"
+SOURCE = "topk"
 MIN_TOKENS = 128  # below, what is kept per dictionary costs more than it saves
 
 _ADDITION = 2.0**-23  # of a number and a bias, twice: relative to the bias
@@ -71,9 +70,8 @@ class NarrowTopK:
         assert functions is not None, "supported was not asked"
         x, values = x.contiguous(), x.new_empty(len(x), self.k)
         features = torch.empty(len(x), self.k, dtype=torch.int64)
-        weights = (self.rows, self.bias, self.doubt, self.norms, self.rounding)
         functions.top_k(
-            f32(x), bf16(self.panels), *map(f32, weights),
-            *map(long, (len(x), self.d_in, len(self.bias), self.k)), f32(values), i64(features),
+            x, self.panels, self.rows, self.bias, self.doubt, self.norms, self.rounding,
+            len(x), self.d_in, len(self.bias), self.k, values, features,
         )  # fmt: skip
         return (values if self.finite else values.fill_(torch.nan)), features

@@ -6,7 +6,6 @@ of one feature come from distinct contexts: at most one per row, and never two t
 `SUFFIX` tokens.
 """
 
-import ctypes
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,15 +14,13 @@ from jaxtyping import Float, Int
 
 from saekit.features.index.index_file import AFTER, BEFORE
 from saekit.features.index.statistics import best_of_each
-from saekit.native.library import FOLDER, array_address, library
+from saekit.native.library import library
 
-SOURCE = FOLDER / "examples.cpp"
+SOURCE = "examples"
 WINDOW = BEFORE + 1 + AFTER
 SUFFIX = 8
 _HASH = np.uint64(0x9E3779B97F4A7C15)  # an odd constant that spreads bits (2**64 / golden ratio)
 _BLOCK = 4096
-
-_long = ctypes.c_int64
 
 
 @dataclass
@@ -116,15 +113,12 @@ class KeptExamples:
         if functions is None:
             self._merge(chunk, score)
             return
-        at, (_, pos, k) = array_address, chunk.values.shape
+        _, pos, k = chunk.values.shape
         position, feature, value = chunk.active
         functions.merge(
-            _long(len(value)), at(position, np.int32), at(feature, np.int32),
-            at(value, np.float32), at(score, np.float32), at(chunk.values, np.float32),
-            at(chunk.features, np.int32), at(chunk.suffix, np.uint64),
-            *map(_long, (chunk.first_row, pos, k, self.per_feature, BEFORE, WINDOW)),
-            at(self.score, np.float32), at(self.value, np.float32), at(self.row, np.int32),
-            at(self.place, np.uint16), at(self.suffix, np.uint64), at(self.window, np.float32),
+            len(value), position, feature, value, score, chunk.values, chunk.features,
+            chunk.suffix, chunk.first_row, pos, k, self.per_feature, BEFORE, WINDOW,
+            self.score, self.value, self.row, self.place, self.suffix, self.window,
         )  # fmt: skip
 
     def _merge(self, chunk: Chunk, score: Float[np.ndarray, " n"]) -> None:

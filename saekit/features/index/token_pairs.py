@@ -5,24 +5,21 @@ does not grow with the text.  Without a compiler they are sorted by NumPy: the s
 the rounding of sums, several times slower.
 """
 
-import ctypes
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
-from saekit.native.library import FOLDER, array_address, library
+from saekit.native.library import library
 
-SOURCE = FOLDER / "token_pairs.cpp"
+SOURCE = "token_pairs"
 PAIRS_PER_FEATURE = 192
 ENTRY = np.dtype([("key", "i8"), ("total", "f8"), ("count", "i4"), ("largest", "f4")])
 _FREE = -1  # key of a free slot
 _ROOM = 2.0  # times the limit: what may be there before the rarest are forgotten
 _SLOTS = 8 / 3  # times the limit: a table three quarters full is still fast
 _PART = 1 / 8  # of the limit: activations counted at once, all of which may be new pairs
-
-_long = ctypes.c_int64
 
 
 @dataclass(frozen=True)
@@ -107,13 +104,9 @@ class TokenPairs:
 
     def _hash(self, token: np.ndarray, feature: np.ndarray, value: np.ndarray) -> None:
         assert self._functions is not None
-        count_pairs = self._functions.count_pairs
-        count_pairs.restype = _long
-        self.used += count_pairs(
-            array_address(self._entries, ENTRY), _long(len(self._entries)), _long(self.d_sae),
-            array_address(token, np.int32), array_address(feature, np.int32),
-            array_address(value, np.float32), _long(len(value)),
-        )  # fmt: skip
+        self.used += self._functions.count_pairs(
+            self._entries, len(self._entries), self.d_sae, token, feature, value, len(value)
+        )
 
     def _sort(self, token: np.ndarray, feature: np.ndarray, value: np.ndarray) -> None:
         counted = token >= 0
@@ -157,10 +150,7 @@ class TokenPairs:
             self._entries = entries
             return
         self._entries["key"] = _FREE
-        self._functions.put_pairs(
-            array_address(self._entries, ENTRY), _long(len(self._entries)),
-            array_address(entries, ENTRY), _long(len(entries)),
-        )  # fmt: skip
+        self._functions.put_pairs(self._entries, len(self._entries), entries, len(entries))
 
     def table(self) -> PairTable:
         """A copy of what was counted."""

@@ -1,27 +1,22 @@
 """The sparse arithmetic on the CPU by C++, compiled on first use (sparse_step, selection)."""
 
-import ctypes
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.native.library import FOLDER, address
-from saekit.native.pointers import bf16, either, f32, i32, i64, is_bf16, long
+from saekit.native.library import Functions
 from saekit.sae.kernels.reference import Pairs, Reference, SparsePass
 
-SOURCES = [FOLDER / name for name in ("sparse_step.cpp", "selection.cpp")]
-
-
-_float = ctypes.c_float
+SOURCES = ("sparse_step", "selection")
 _FIRST_POSITIVE = 1  # the bits of the smallest number above zero
 
 
 class Cpu(Reference):
     """`Reference` with C++ for what matters; weights and preactivations may be bfloat16."""
 
-    def __init__(self, functions: ctypes.CDLL, selection: ctypes.CDLL):
+    def __init__(self, functions: Functions, selection: Functions):
         """
         Args:
             functions, selection: what `SOURCES` are compiled to.
@@ -38,10 +33,7 @@ class Cpu(Reference):
     ) -> None:
         """See `Reference.centre_rows`."""
         short, wide = (x, None) if x.dtype == torch.bfloat16 else (None, x)
-        self._c.centre_rows(
-            bf16(short), f32(wide), _float(float(scale)), f32(centre),
-            long(len(x)), long(x.shape[1]), f32(out), bf16(narrow),
-        )  # fmt: skip
+        self._c.centre_rows(short, wide, float(scale), centre, len(x), x.shape[1], out, narrow)
 
     def largest(self, pre: Float[Tensor, "token d_sae"], k: int) -> Pairs:
         """See `Reference.largest`; of equal preactivations the first features are taken."""
@@ -49,7 +41,7 @@ class Cpu(Reference):
             return super().largest(pre, k)
         tokens, d_sae = pre.shape
         features = torch.empty(tokens * k, dtype=torch.int32)
-        self._selection.largest(bf16(pre), long(tokens), long(d_sae), long(k), i32(features))
+        self._selection.largest(pre, tokens, d_sae, k, features)
         return Pairs(features, torch.arange(0, tokens * k + 1, k))
 
     def largest_of_batch(self, pre: Float[Tensor, "token d_sae"], count: int) -> Pairs:
@@ -58,18 +50,16 @@ class Cpu(Reference):
             return super().largest_of_batch(pre, count)
         tokens, d_sae = pre.shape
         counts = torch.zeros(1 << 15, dtype=torch.int64)
-        size, floor = long(pre.numel()), ctypes.c_int16(_FIRST_POSITIVE)
-        self._selection.count_bits(bf16(pre), size, floor, i64(counts))
+        self._selection.count_bits(pre, pre.numel(), _FIRST_POSITIVE, counts)
         at_least = counts.flip(0).cumsum(0).flip(0)  # numbers with these bits or more
         enough = (at_least >= count).nonzero()
         bound = int(enough[-1]) if len(enough) else _FIRST_POSITIVE
-        floor = ctypes.c_int16(max(bound, _FIRST_POSITIVE))
+        floor = max(bound, _FIRST_POSITIVE)
         starts = torch.zeros(tokens + 1, dtype=torch.int64)
-        shape = long(tokens), long(d_sae)
-        self._selection.at_or_above(bf16(pre), *shape, floor, i64(starts), i32(None))
+        self._selection.at_or_above(pre, tokens, d_sae, floor, starts, None)
         starts = starts.cumsum(0)
         features = torch.empty(int(starts[-1]), dtype=torch.int32)
-        self._selection.at_or_above(bf16(pre), *shape, floor, i64(starts), i32(features))
+        self._selection.at_or_above(pre, tokens, d_sae, floor, starts, features)
         return Pairs(features, starts)
 
     def forward_backward(
@@ -91,13 +81,11 @@ class Cpu(Reference):
         errors = torch.empty(len(ends), tokens, d_in)
         upstream = torch.empty_like(errors, dtype=W_enc.dtype)
         squared = torch.empty(len(ends), tokens, dtype=torch.float64)
-        bounds, factors = torch.tensor(ends), torch.tensor(scales)  # alive during the call
+        bounds, factors = torch.tensor(ends), torch.tensor(scales)
         self._c.forward_backward(
-            f32(inputs), f32(target), either(W_enc), f32(b_enc), address(W_dec, W_enc.dtype),
-            i32(pairs.features), i64(pairs.starts), long(tokens), long(d_in),
-            i64(bounds), f32(factors), long(len(ends)), long(rectify), is_bf16(W_enc),
-            f32(values), f32(slopes), f32(errors), either(upstream),
-            address(squared, torch.float64),
+            inputs, target, W_enc, b_enc, W_dec, pairs.features, pairs.starts, tokens, d_in,
+            bounds, factors, len(ends), rectify, W_enc.dtype == torch.bfloat16,
+            values, slopes, errors, upstream, squared,
         )  # fmt: skip
         return SparsePass(values, slopes, errors, upstream, squared)
 
@@ -114,13 +102,10 @@ class Cpu(Reference):
         tokens, d_in = inputs.shape
         W_enc, b_enc, W_dec = (gradients[name] for name in ("W_enc", "b_enc", "W_dec"))
         fired = torch.empty(len(b_enc), dtype=torch.int64)
-        bounds = torch.tensor(ends)  # alive during the call
         self._c.weight_gradients(
-            address(inputs, result.upstream.dtype), either(result.upstream),
-            i32(pairs.features), i64(pairs.starts),
-            f32(result.values), f32(result.slopes), long(tokens), long(d_in),
-            long(len(b_enc)), i64(bounds), long(add), is_bf16(inputs),
-            f32(W_enc), f32(b_enc), f32(W_dec), i64(fired),
+            inputs, result.upstream, pairs.features, pairs.starts, result.values, result.slopes,
+            tokens, d_in, len(b_enc), torch.tensor(ends), add, inputs.dtype == torch.bfloat16,
+            W_enc, b_enc, W_dec, fired,
         )  # fmt: skip
         return fired
 
@@ -130,9 +115,7 @@ class Cpu(Reference):
         """See `Reference.combine_rows`."""
         rows, d = matrix.shape
         out = torch.empty(d)
-        self._c.combine_rows(
-            either(matrix), f32(weights), long(rows), long(d), is_bf16(matrix), f32(out)
-        )
+        self._c.combine_rows(matrix, weights, rows, d, matrix.dtype == torch.bfloat16, out)
         return out
 
     def adam_rows(
@@ -151,7 +134,6 @@ class Cpu(Reference):
         """See `Reference.adam_rows`."""
         rows, d = weights.shape
         self._c.adam_rows(
-            f32(weights), f32(gradient), f32(mean), f32(square), long(rows), long(d),
-            _float(betas[0]), _float(betas[1]), _float(lr / (1 - betas[0] ** step)),
-            _float((1 - betas[1] ** step) ** -0.5), _float(eps), long(unit), bf16(shadow),
+            weights, gradient, mean, square, rows, d, *betas, lr / (1 - betas[0] ** step),
+            (1 - betas[1] ** step) ** -0.5, eps, unit, shadow,
         )  # fmt: skip

@@ -16,10 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saekit.native.library import FOLDER, library
-from saekit.native.pointers import bf16, f32, i32, long
+from saekit.native.library import library
 
-SOURCE = FOLDER / "int8.cpp"
+SOURCE = "int8"
 GROUP, PANELS = 4, 32  # multiples of which d_in and d_sae must be
 _SAMPLED = 256  # tokens that widths are taken from, at least
 _NARROWEST = 1e-4  # columns below this share of the widest one are treated as this wide
@@ -53,21 +52,18 @@ def products(
         memory: gives a tensor by name, shape and dtype, as `saekit.sae.training.operands.Scratch`.
     """
     functions = library(SOURCE)
-    assert functions is not None
+    if functions is None:
+        raise RuntimeError("`supported` was not asked")
     (tokens, d_in), d_sae = x.shape, len(W_enc)
-    sizes = long(tokens), long(d_in)
-    padded = functions.padded_tokens(sizes[0])
+    padded = functions.padded_tokens(tokens)
     packed_x = memory("packed x", padded, d_in // GROUP, dtype=torch.int32)
     packed_W = memory("packed W_enc", d_sae, d_in // GROUP, dtype=torch.int32)
     scales, shifts = memory("scales", padded), memory("shifts", padded, dtype=torch.int32)
     feature_scales = memory("feature scales", d_sae)
     factors = column_factors(x)
     inverse = factors.reciprocal()
-    token_parts = i32(packed_x), f32(scales), i32(shifts)
-    feature_parts = i32(packed_W), f32(feature_scales)
-    functions.pack_tokens(f32(x), f32(factors), *sizes, *token_parts)
-    functions.pack_features(bf16(W_enc), f32(inverse), long(d_sae), sizes[1], *feature_parts)
+    functions.pack_tokens(x, factors, tokens, d_in, packed_x, scales, shifts)
+    functions.pack_features(W_enc, inverse, d_sae, d_in, packed_W, feature_scales)
     functions.products(
-        *token_parts, *feature_parts, f32(b_enc), *sizes, long(d_sae),
-        bf16(out),
-    )  # fmt: skip
+        packed_x, scales, shifts, packed_W, feature_scales, b_enc, tokens, d_in, d_sae, out
+    )

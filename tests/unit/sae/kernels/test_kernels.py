@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saekit.native import compilation
 from saekit.native import library as compiled
 from saekit.sae.kernels import Pairs, Reference, SparsePass, kernels_for
 from saekit.sae.kernels import cpu as cpu_kernels
@@ -16,8 +17,9 @@ from saekit.sae.kernels import cpu as cpu_kernels
 
 def forget() -> None:
     """So that the compiler is looked for again."""
-    compiled._compiler.cache_clear()
+    compilation.compiler.cache_clear()
     compiled.library.cache_clear()
+    compiled._warn.cache_clear()
 
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -314,7 +316,7 @@ def test_sums_do_not_depend_on_the_number_of_threads():
 
 
 def test_without_a_compiler_training_uses_pytorch(monkeypatch, caplog):
-    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
     forget()
     try:
         assert type(kernels_for(torch.device("cpu"))) is Reference
@@ -326,11 +328,11 @@ def test_without_a_compiler_training_uses_pytorch(monkeypatch, caplog):
 @needs_compiler
 def test_a_broken_compiler_is_reported(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled, "FLAGS", ["-no-such-flag"])
+    monkeypatch.setattr(compilation, "_COMMON", ["-no-such-flag"])
     forget()
     try:
         assert type(kernels_for(torch.device("cpu"))) is Reference
         assert "no-such-flag" in caplog.text
-        assert list((tmp_path / "saekit").iterdir()) == []
+        assert list((tmp_path / "saekit" / "native").iterdir()) == []
     finally:
         forget()
