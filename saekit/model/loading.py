@@ -89,9 +89,10 @@ class LanguageModel:
         """Of a model with gated attention (`saekit.model.gating`); None where it is dense."""
         return gate_bias(self.hf.config, self.id)
 
-    @property
+    @cached_property
     def decoder(self) -> Decoder:
-        """What the model is, in the words that all forward passes read."""
+        """What the model is, in the words that all forward passes read; its tensors are the
+        model's own, so that weights changed in place are seen."""
         return gpt2.decoder(self.hf)
 
     @cached_property

@@ -76,16 +76,16 @@ def _quoted(token: str) -> str:
 
 def _why_this_key(circuit: Circuit) -> list[str]:
     """How the automatic key was chosen, and what the next candidate is."""
-    ranked = sorted((row for row in circuit.arrivals if row.position > 0), key=lambda row: -row.net)
-    own = next((row for row in ranked if row.position == circuit.key), None)
-    others = [row for row in ranked if row.position != circuit.key]
+    rows = [row for row in circuit.arrivals if row.position > 0]
+    ranked = sorted(zip(rows, circuit.tokens, strict=False), key=lambda pair: -pair[0].net)
+    own = next((row for row, _ in ranked if row.position == circuit.key), None)
+    others = [(row, token) for row, token in ranked if row.position != circuit.key]
     if own is None or not others:
         return []
-    following = others[0]
+    following, token = others[0]
     return [
         f"Position {own.position} is the key because most arrives from it (net {number(own.net)}); "
-        f"next is {following.position} {_quoted(circuit.token(following.position))} "
-        f"({number(following.net)})."
+        f"next is {following.position} {_quoted(token)} ({number(following.net)})."
     ]
 
 
