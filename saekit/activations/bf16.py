@@ -18,6 +18,8 @@ from saekit.model.loading import LanguageModel
 from saekit.native.library import Functions, library
 
 SOURCE = "forward"
+# private to PyTorch: a version without them runs the model in its own bfloat16
+PRIVATE = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
 HEAD_WIDTHS = (8, 16, 32, 64, 128)  # that forward.cpp is compiled for
 
 
@@ -96,7 +98,7 @@ def can_run(model: LanguageModel) -> bool:
         and model.d_head in HEAD_WIDTHS
         and model.decoder.activation in TANH_GELUS
         and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        and all(hasattr(torch.ops.mkldnn, name) for name in PRIVATE)
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         and library(SOURCE) is not None
     )

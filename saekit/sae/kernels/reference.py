@@ -23,6 +23,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+# private to PyTorch: a version without it gathers rows, a part of the pairs at a time
+_BAG_PRODUCTS = getattr(torch.ops.aten, "_embedding_bag_per_sample_weights_backward", None)
+_GATHERED = 1 << 16
+
 
 @dataclass
 class Pairs:
@@ -59,10 +63,11 @@ def pair_products(
 
     This is what `embedding_bag` computes as the gradient of its `per_sample_weights`.
     """
-    features = pairs.features.long()
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        x.contiguous(), table, features, pairs.starts[:-1], pairs.owners(), 0, -1
-    )
+    features, owners = pairs.features.long(), pairs.owners()
+    if _BAG_PRODUCTS is None:
+        parts = zip(owners.split(_GATHERED), features.split(_GATHERED), strict=True)
+        return torch.cat([(x[own] * table[chosen]).sum(1) for own, chosen in parts])
+    return _BAG_PRODUCTS(x.contiguous(), table, features, pairs.starts[:-1], owners, 0, -1)
 
 
 def weighted_rows(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from saekit.native import compilation
 from saekit.native import library as compiled
-from saekit.sae.kernels import Pairs, Reference, SparsePass, kernels_for
+from saekit.sae.kernels import Pairs, Reference, SparsePass, kernels_for, reference
 from saekit.sae.kernels import cpu as cpu_kernels
 
 
@@ -336,3 +336,16 @@ def test_a_broken_compiler_is_reported(monkeypatch, caplog, tmp_path):
         assert list((tmp_path / "saekit" / "native").iterdir()) == []
     finally:
         forget()
+
+
+def test_products_without_the_private_operation(monkeypatch):
+    """By hand, and as with it.  Mutation tried: the parts' owners not split."""
+    x, table = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [1.0, -1.0]])
+    pairs = Pairs(torch.tensor([0, 1, 1], dtype=torch.int32), torch.tensor([0, 2, 3]))
+    with_it = reference.pair_products(x, table, pairs)
+    monkeypatch.setattr(reference, "_BAG_PRODUCTS", None)
+    monkeypatch.setattr(reference, "_GATHERED", 2)
+    for found in (with_it, reference.pair_products(x, table, pairs)):
+        assert found.tolist() == [1.0, -1.0, -1.0]
+    nothing = Pairs(torch.zeros(0, dtype=torch.int32), torch.zeros(3, dtype=torch.int64))
+    assert reference.pair_products(x, table, nothing).tolist() == []

@@ -6,10 +6,10 @@ import sys
 
 # what saekit imports to train, and what these bring
 KNOWN = set(
-    "torch transformers numpy scipy h5py safetensors tokenizers huggingface_hub jaxtyping rich tqdm "
-    "saekit PIL accelerate anyio charset_normalizer cython_runtime dill filelock google h11 "
-    "httpcore2 httpx2 idna jinja2 markupsafe mpmath packaging psutil regex sentencepiece sniffio sympy "
-    "torchgen triton truststore typing_extensions yaml".split()
+    "torch transformers numpy scipy h5py safetensors tokenizers huggingface_hub jaxtyping rich "
+    "tqdm saekit PIL accelerate anyio charset_normalizer cython_runtime dill filelock google h11 "
+    "httpcore2 httpx2 idna jinja2 markupsafe mpmath packaging psutil regex sentencepiece sniffio "
+    "sympy torchgen triton truststore typing_extensions yaml".split()
 )
 
 
