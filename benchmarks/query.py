@@ -22,7 +22,7 @@ import numpy as np
 from saekit.features.index.examples import KeptExamples
 from saekit.features.index.feature_index import FeatureIndex
 from saekit.features.index.statistics import Moments
-from saekit.features.index.token_pairs import PairTable, TokenPairs
+from saekit.features.index.token_pairs import CountedPairs, PairTable
 from saekit.features.index.writer import IndexWriter
 from saekit.features.names.lexicons import Words
 from saekit.features.names.name_file import NAMES, LayerNames, write_names
@@ -67,7 +67,7 @@ def made_up(
 
 
 def _statistics(rng: np.random.Generator, d_sae: int, d_vocab: int) -> tuple[Moments, PairTable]:
-    moments, pairs = Moments(d_sae), TokenPairs(d_sae, 4 * PER_FEATURE)
+    moments, pairs = Moments(d_sae), CountedPairs(d_sae, 4 * PER_FEATURE)
     feature = np.repeat(np.arange(d_sae), 4 * PER_FEATURE)
     token = (d_vocab * rng.random(len(feature)) ** 3).astype(np.int64)
     value = rng.random(len(feature), np.float32) + 0.1

@@ -3,6 +3,7 @@
 What is counted is read from the source; imports for type checkers and those inside functions count.
 """
 
+import ast
 from collections import Counter
 from pathlib import Path
 
@@ -70,8 +71,6 @@ def test_file_names_in_several_places_have_a_reason():
 
 
 def test_one_class_has_one_name():
-    import ast
-
     defined = Counter(
         node.name
         for tree in SOURCES.values()
@@ -92,4 +91,13 @@ def test_a_unit_test_mirrors_a_module(path: Path):
 
 
 # tests of more than one module
-OF_A_ROOM: dict[str, str] = {}
+OF_A_ROOM: dict[str, str] = {
+    "test_training_commands.py": "commands that start, stop and resume a training",
+    "test_planted_gpt2.py": "the whole search on a model whose concepts are known",
+    "test_bundled_atlas.py": "the atlas of gpt2-mini, against its published figures",
+    "test_command.py": "saekit heads, from the command line to its files",
+    "test_planted.py": "traces of models whose circuits are known",
+    "test_kernels.py": "every kernel against the reference",
+    "test_evaluation_peers.py": "evaluation against SAELens'",
+    "test_clamped_outputs.py": "what clamping the features of an output concept does",
+}

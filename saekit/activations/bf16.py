@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saekit.activations.products import linear
 from saekit.activations.residuals import embed
-from saekit.model.decoder import TANH_GELUS, Block, Decoder
+from saekit.model.decoder import TANH_GELUS, Decoder, DecoderBlock
 from saekit.model.loading import LanguageModel
 from saekit.native.library import Functions, library
 
@@ -58,7 +58,7 @@ class _Norm:
 
 
 class _Block:
-    def __init__(self, model: Decoder, w: Block, rows: int, functions: Functions):
+    def __init__(self, model: Decoder, w: DecoderBlock, rows: int, functions: Functions):
         self.heads, self.scaling = model.n_heads, w.score_scale
         self.norm1 = _Norm(w.gamma1, w.beta1, model.eps, functions)
         self.norm2 = _Norm(w.gamma2, w.beta2, model.eps, functions)

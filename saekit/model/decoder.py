@@ -23,7 +23,7 @@ ACTIVATIONS = (*TANH_GELUS, "gelu", "relu", "silu", "quick_gelu")
 
 
 @dataclass(frozen=True)
-class Block:
+class DecoderBlock:
     """One block; `W_V` and `W_O` are those of `W_QKV` and the output layer by head.
 
     Attributes:
@@ -62,7 +62,7 @@ class Decoder:
     eps: float
     W_E: Float[Tensor, "d_vocab d_model"]
     W_pos: Float[Tensor, "context d_model"]
-    blocks: tuple[Block, ...]
+    blocks: tuple[DecoderBlock, ...]
     gamma_f: Float[Tensor, " d_model"]
     beta_f: Float[Tensor, " d_model"]
     W_U: Float[Tensor, "d_model d_vocab"]
@@ -88,6 +88,6 @@ class Decoder:
         )  # fmt: skip
 
 
-def _converted(part: "Block | Decoder", dtype: torch.dtype) -> dict[str, Tensor]:
+def _converted(part: "DecoderBlock | Decoder", dtype: torch.dtype) -> dict[str, Tensor]:
     values = {field.name: getattr(part, field.name) for field in fields(part)}
     return {name: value.to(dtype) for name, value in values.items() if isinstance(value, Tensor)}

@@ -18,7 +18,7 @@ from saekit.errors import FormatError, MismatchError
 from saekit.features.index.examples import Chunk, KeptExamples
 from saekit.features.index.relatives import KeptRows
 from saekit.features.index.statistics import Moments
-from saekit.features.index.token_pairs import TokenPairs
+from saekit.features.index.token_pairs import CountedPairs
 from saekit.files import atomic_path
 
 NEIGHBOUR_PAIRS = 32  # (neighbouring word, feature) pairs per feature: only the best are stored
@@ -37,9 +37,9 @@ class LayerStatistics:
     """Everything that is collected about one layer."""
 
     moments: Moments
-    pairs: TokenPairs
-    before: TokenPairs
-    after: TokenPairs
+    pairs: CountedPairs
+    before: CountedPairs
+    after: CountedPairs
     examples: KeptExamples
     samples: KeptExamples
 
@@ -47,9 +47,9 @@ class LayerStatistics:
     def empty(cls, d_sae: int, examples: int, samples: int) -> Self:
         return cls(
             Moments(d_sae),
-            TokenPairs(d_sae),
-            TokenPairs(d_sae, NEIGHBOUR_PAIRS, shares=True),
-            TokenPairs(d_sae, NEIGHBOUR_PAIRS, shares=True),
+            CountedPairs(d_sae),
+            CountedPairs(d_sae, NEIGHBOUR_PAIRS, shares=True),
+            CountedPairs(d_sae, NEIGHBOUR_PAIRS, shares=True),
             KeptExamples(d_sae, examples),
             KeptExamples(d_sae, samples * DRAWN),
         )

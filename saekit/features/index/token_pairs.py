@@ -62,7 +62,7 @@ class PairTable:
         return PairTable(self.d_sae, _reduced(moved))
 
 
-class TokenPairs:
+class CountedPairs:
     """Which features fire on which tokens: count, total and largest per (token, feature) pair.
 
     Tokens may be words instead (names/lexicons.py), of the current or another position.

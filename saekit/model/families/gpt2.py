@@ -12,7 +12,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from saekit.errors import ModelError
-from saekit.model.decoder import ACTIVATIONS, TANH_GELUS, Block, Decoder
+from saekit.model.decoder import ACTIVATIONS, TANH_GELUS, Decoder, DecoderBlock
 from saekit.model.gating import gate_bias
 
 _STANDARD_HEAD, _STANDARD_HEADS = 64, 12  # GPT-2's sizes all have heads of 64; gpt2-mini has 12
@@ -67,13 +67,13 @@ def decoder(hf: GPT2LMHeadModel) -> Decoder:
     )
 
 
-def _block(m: int, block: Any, config: Any) -> Block:
+def _block(m: int, block: Any, config: Any) -> DecoderBlock:
     d, heads = config.n_embd, config.n_head
     W_QKV, b_QKV = block.attn.c_attn.weight.detach(), block.attn.c_attn.bias.detach()
     score_scale = 1 / math.sqrt(d // heads) if config.scale_attn_weights else 1.0
     if config.scale_attn_by_inverse_layer_idx:
         score_scale /= m + 1
-    return Block(
+    return DecoderBlock(
         gamma1=block.ln_1.weight.detach(),
         beta1=block.ln_1.bias.detach(),
         W_QKV=W_QKV,

@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from saekit.features.index import token_pairs as module
-from saekit.features.index.token_pairs import PairTable, TokenPairs
+from saekit.features.index.token_pairs import CountedPairs, PairTable
 
 
 @pytest.fixture(params=["C++", "NumPy"])
@@ -22,7 +22,7 @@ def test_pairs_equal_a_plain_count(implementation):
     # mutations tried: probing that does not wrap around at the end of the table writes beyond it;
     # a slot taken without comparing keys joins pairs
     rng = np.random.default_rng(1)
-    pairs, plain = TokenPairs(7, per_feature=13), {}
+    pairs, plain = CountedPairs(7, per_feature=13), {}
     for _ in range(20):
         token, feature, value = drawn(rng, 60, 12, 7)
         pairs.add(token, feature, value)
@@ -41,12 +41,12 @@ def test_pairs_equal_a_plain_count(implementation):
 @pytest.mark.parametrize("shares", [False, True])
 def test_both_implementations_hold_and_forget_the_same(monkeypatch, shares):
     rng = np.random.default_rng(2)
-    hashed = TokenPairs(50, 4, shares)
+    hashed = CountedPairs(50, 4, shares)
     size = hashed._entries.nbytes
     if hashed._functions is None:
         pytest.skip("no C++ compiler")
     monkeypatch.setattr(module, "library", lambda source: None)
-    plain = TokenPairs(50, 4, shares)
+    plain = CountedPairs(50, 4, shares)
     for _ in range(30):
         new = drawn(rng, 100, 80, 50)
         hashed.add(*new)
@@ -62,7 +62,7 @@ def test_both_implementations_hold_and_forget_the_same(monkeypatch, shares):
 
 def test_pairs_forget_the_rarest_first(implementation):
     # mutation tried: of equal counts the weakest are kept
-    pairs = TokenPairs(3, per_feature=1)  # room for six pairs; three are kept
+    pairs = CountedPairs(3, per_feature=1)  # room for six pairs; three are kept
     for times, token in ((3, 0), (1, 1), (2, 2), (1, 3), (1, 5), (1, 4), (1, 6)):
         strength = np.full(times, 1.0 + token, np.float32)
         pairs.add(np.full(times, token), np.zeros(times, np.int64), strength)
@@ -72,7 +72,7 @@ def test_pairs_forget_the_rarest_first(implementation):
 
 def test_pairs_of_rare_features_outlast_those_of_frequent_ones(implementation):
     # mutation tried: by count, the only token of feature 1 is forgotten
-    pairs = TokenPairs(2, per_feature=1, shares=True)
+    pairs = CountedPairs(2, per_feature=1, shares=True)
     for times, token, feature in ((8, 0, 0), (2, 1, 0), (1, 2, 1), (1, 3, 0), (1, 4, 0)):
         pairs.add(*(np.full(times, x) for x in (token, feature, np.float32(1))))
     table = pairs.table()
@@ -81,7 +81,7 @@ def test_pairs_of_rare_features_outlast_those_of_frequent_ones(implementation):
 
 def test_a_table_goes_on_where_another_stopped(implementation):
     rng = np.random.default_rng(3)
-    whole, first, second = (TokenPairs(20) for _ in range(3))
+    whole, first, second = (CountedPairs(20) for _ in range(3))
     batches = [drawn(rng, 200, 30, 20) for _ in range(2)]
     first.add(*batches[0])
     second.restore(first.table().entries)
@@ -94,7 +94,7 @@ def test_a_table_goes_on_where_another_stopped(implementation):
 
 def test_tokens_become_words():
     # mutation tried: the larger of two totals instead of their sum
-    pairs = TokenPairs(10)
+    pairs = CountedPairs(10)
     pairs.add(np.array([0, 1, 2, 2]), np.array([5, 5, 5, 6]), np.array([1, 2, 4, 8], np.float32))
     words = pairs.table()
     words = words.under(np.array([1, 0, 1])[words.token])
@@ -111,5 +111,5 @@ def test_counting_sorts_stably():
 
 
 def test_nothing_seen_is_an_empty_table(implementation):
-    table = TokenPairs(3).table()
+    table = CountedPairs(3).table()
     assert len(table.token) == len(table.under(table.token).entries) == 0
