@@ -17,9 +17,8 @@ from saekit.bundled import DEFAULT_DICTIONARIES, SEED_PROMPT, bundled
 from saekit.coordinates import feature_name
 from saekit.errors import FormatError, SaekitError
 from saekit.features.index.feature_index import FeatureIndex
-from saekit.files import read_json
 from saekit.report.formatting import plain
-from saekit.routes.circuit import SCHEMA_VERSION
+from saekit.routes.circuit import Circuit
 from saekit.sae.storage.manifest import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
@@ -170,27 +169,27 @@ def concept_names(layer: int, feature: int) -> list[str]:
 
 
 @st.cache_data(show_spinner=False, max_entries=256)
-def _stored(path: str, stamp: int) -> dict[str, Any]:
-    return read_json(path, SCHEMA_VERSION)
+def _stored(path: str, stamp: int) -> Circuit:
+    return Circuit.load(path)
 
 
-def stored_circuits() -> list[dict[str, Any]]:
+def stored_circuits() -> list[Circuit]:
     """The circuits stored with the chosen set; one that cannot be read, or that belongs to other
     weights of the model, is reported and left out."""
-    documents = []
+    circuits = []
     fingerprint = read_manifest(folder())["fingerprint"]
     for path in sorted((folder() / CIRCUITS).glob("*.json")):
         try:
-            document = _stored(str(path), _stamp(path))
+            circuit = _stored(str(path), _stamp(path))
         except FormatError as error:
             st.warning(literal(str(error)))
             continue
-        if document["fingerprint"] == fingerprint:
-            documents.append(document)
+        if circuit.fingerprint == fingerprint:
+            circuits.append(circuit)
         else:
             st.warning(literal(f"{path} was traced on other weights of the model and is left out."))
     # the example that the project is about comes first
-    return sorted(documents, key=lambda document: document["prompt"] != SEED_PROMPT)
+    return sorted(circuits, key=lambda circuit: circuit.prompt != SEED_PROMPT)
 
 
 @st.cache_resource(show_spinner=False, max_entries=2)
@@ -215,22 +214,21 @@ def _live(
     query: int | None,
     key: int | None,
     heads: int,
-) -> dict[str, Any]:
+) -> Circuit:
     from saekit.routes.trace import trace
 
     model, dictionaries = _loaded(path, stamp)
     concepts = Path(path) / CONCEPTS
     known = _catalogue(str(concepts), concepts_stamp) if concepts_stamp else None
-    circuit = trace(
+    return trace(
         model, dictionaries, prompt, target=target, query=query, key=key, heads=heads,
         catalogue=known,
     )  # fmt: skip
-    return circuit.to_dict()
 
 
 def live_circuit(
     prompt: str, target: str | None, query: int | None, key: int | None, heads: int
-) -> dict[str, Any]:
+) -> Circuit:
     """Trace a prompt now (loads torch and the model the first time)."""
     at = folder()
     stamps = _stamp(at / MANIFEST), _stamp(at / CONCEPTS)

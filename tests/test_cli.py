@@ -8,7 +8,7 @@ import pytest
 
 from saekit.cli import main
 from saekit.features.index.feature_index import FeatureIndex
-from saekit.routes.circuit import schema
+from saekit.routes.trace_document import schema
 
 PROMPT = 'The opposite of "large" is "'
 

@@ -92,6 +92,7 @@ def test_a_unit_test_mirrors_a_module(path: Path):
 
 # tests of more than one module
 OF_A_ROOM: dict[str, str] = {
+    "test_imports.py": "what importing the trainer loads",
     "test_training_commands.py": "commands that start, stop and resume a training",
     "test_planted_gpt2.py": "the whole search on a model whose concepts are known",
     "test_bundled_atlas.py": "the atlas of gpt2-mini, against its published figures",

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = ("errors", "files", "h5", "coordinates", "bundled", "native", "version", "wording")
+BASE = (
+    "errors", "files", "documents", "h5", "coordinates", "bundled", "native", "version", "wording",
+)  # fmt: skip
 LINE = ("text", "model", "activations", "sae", "features", "concepts", "routes", "report")
 # stage -> stages it may import from, beside itself and the base modules
 MAY_IMPORT = {stage: set(LINE[:place]) for place, stage in enumerate(LINE)}
@@ -40,12 +42,16 @@ TORCH_FREE = (
     "saekit.features.index.feature_index",
     "saekit.concepts.catalogue",
     "saekit.routes.circuit",
+    "saekit.routes.circuit_parts",
+    "saekit.routes.trace_document",
     "saekit.routes.graph.form",
     "saekit.routes.intervention.outcomes",
+    "saekit.routes.variants.stability",
     "saekit.routes.variants.templates",
     "saekit.heads",
     "saekit.heads.classes",
     "saekit.heads.document",
+    "saekit.heads.document_parts",
     "saekit.heads.grids",
     "saekit.heads.relations",
     "saekit.heads.scores",

@@ -34,7 +34,6 @@ def test_what_is_inside(wheel):
     for folder in ("app", "dictionaries"):
         assert {f"saekit/bundled/{name}" for name in tracked(folder)} <= names
     assert "saekit/data/antonyms.tsv" in names
-    assert "saekit/routes/circuit.schema.json" in names
     assert not any(name.startswith(("tests/", "app/")) or "__pycache__" in name for name in names)
     metadata = next(name for name in names if name.endswith("entry_points.txt"))
     assert "saekit = saekit.cli:main" in zipfile.ZipFile(wheel).read(metadata).decode()

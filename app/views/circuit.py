@@ -8,12 +8,12 @@ from app import state
 from app.circuit_view import show_svg
 from saekit.coordinates import head_name, parse_head
 from saekit.errors import SaekitError
-from saekit.report.circuit.claims import as_document, name_of_head
+from saekit.report.circuit.circuit_tables import tables
 from saekit.report.circuit.head_map import head_svg
 from saekit.report.circuit.svg import circuit_svg
-from saekit.report.export import circuit_json, circuit_png, png_problem
+from saekit.report.export import circuit_png, png_problem
 from saekit.report.formatting import plain
-from saekit.report.html import tables
+from saekit.routes.circuit import Circuit
 
 MAX_HEADS = 24
 DEFAULT_HEADS = 5
@@ -58,21 +58,21 @@ def _pick(pick: dict[str, Any]) -> None:
         st.session_state[kind] = pick[kind]
 
 
-def _same(document: dict[str, Any], target: str | None, query: int | None, key: int | None) -> bool:
-    own = document["target"]
+def _same(circuit: Circuit, target: str | None, query: int | None, key: int | None) -> bool:
+    own = circuit.target
     return (
-        target in (None, own.get("concept"), own.get("feature"))
-        and (query or len(document["tokens"])) == document["query"]
-        and key in (None, document["key"])
+        target in (None, own.concept, own.feature)
+        and (query or len(circuit.tokens)) == circuit.query
+        and key in (None, circuit.key)
     )
 
 
-def _controls(examples: list[dict[str, Any]]) -> dict[str, Any]:
+def _controls(examples: list[Circuit]) -> dict[str, Any]:
     """The prompt and the choices, all in the URL."""
-    default = examples[0]["prompt"] if examples else state.SEED_PROMPT
+    default = examples[0].prompt if examples else state.SEED_PROMPT
     known = state.catalogue()
     names = [concept.name for concept in known.concepts] if known else []
-    prompts = list(dict.fromkeys(document["prompt"] for document in examples))
+    prompts = list(dict.fromkeys(circuit.prompt for circuit in examples))
     state.restore("circuit", _QUESTION)
     top = st.columns([3, 1] if len(prompts) > 1 else [1], vertical_alignment="bottom")
     if "prompt" not in st.session_state and "prompt" not in st.query_params:
@@ -104,24 +104,24 @@ def _controls(examples: list[dict[str, Any]]) -> dict[str, Any]:
     return {"prompt": prompt, "target": target, "query": query, "key": key, "heads": heads}
 
 
-def _circuit(examples: list[dict[str, Any]], chosen: dict[str, Any]) -> dict[str, Any]:
+def _circuit(examples: list[Circuit], chosen: dict[str, Any]) -> Circuit:
     """The stored circuit that answers the question, else a new one."""
-    for document in examples:
+    for circuit in examples:
         if (
-            document["prompt"] == chosen["prompt"]
-            and len(document["heads"]) == chosen["heads"]
-            and _same(document, chosen["target"], chosen["query"], chosen["key"])
+            circuit.prompt == chosen["prompt"]
+            and len(circuit.heads) == chosen["heads"]
+            and _same(circuit, chosen["target"], chosen["query"], chosen["key"])
         ):
-            return document
+            return circuit
     return state.live_circuit(**chosen)
 
 
-def _downloads(document: dict[str, Any]) -> None:
+def _downloads(circuit: Circuit) -> None:
     problem = png_problem()
     files = {
-        "SVG": ("circuit.svg", "image/svg+xml", lambda: circuit_svg(document, "light"), None),
-        "PNG": ("circuit.png", "image/png", lambda: circuit_png(document), problem),
-        "JSON": ("circuit.json", "application/json", lambda: circuit_json(document), None),
+        "SVG": ("circuit.svg", "image/svg+xml", lambda: circuit_svg(circuit, "light"), None),
+        "PNG": ("circuit.png", "image/png", lambda: circuit_png(circuit), problem),
+        "JSON": ("circuit.json", "application/json", circuit.to_json, None),
     }
     with st.container(horizontal=True):
         for label, (name, mime, make, why_not) in files.items():
@@ -131,13 +131,13 @@ def _downloads(document: dict[str, Any]) -> None:
             )  # fmt: skip
 
 
-def _selected(document: dict[str, Any]) -> None:
+def _selected(circuit: Circuit) -> None:
     """Details of the clicked head and concept, under the figure."""
-    names = [name_of_head(head) for head in document["heads"]]
-    maps = document.get("patterns") or []
+    names = [head.head for head in circuit.heads]
+    maps = circuit.patterns or []
     every = (head_name(layer, head) for layer, row in enumerate(maps) for head in range(len(row)))
     names = list(dict.fromkeys((*names, *every)))  # so that any head in the address is kept
-    concepts = list(dict.fromkeys(concept["name"] for concept in document["concepts"]))
+    concepts = list(dict.fromkeys(concept.name for concept in circuit.concepts))
     left, right = st.columns(2)
     with left:
         st.selectbox(
@@ -145,8 +145,8 @@ def _selected(document: dict[str, Any]) -> None:
             help="Or click a head in the figure.",
         )  # fmt: skip
         name = st.session_state.get("head")
-        if name and document.get("patterns"):
-            drawing = head_svg(document, *parse_head(name), theme="auto")
+        if name and circuit.patterns:
+            drawing = head_svg(circuit, *parse_head(name), theme="auto")
             show_svg(drawing, "head_map", narrowest=240, widest=460)
         elif name:
             st.caption("No attention maps are stored for prompts of more than 64 tokens.")
@@ -155,11 +155,11 @@ def _selected(document: dict[str, Any]) -> None:
             "Concept", concepts, index=None, key="concept", bind="query-params",
             placeholder="choose one, or click it in the figure",
         )  # fmt: skip
-        for concept in document["concepts"]:
-            if concept["name"] == st.session_state.get("concept"):
-                st.caption(f"Features of {concept['name']} at position {concept['position']}:")
+        for concept in circuit.concepts:
+            if concept.name == st.session_state.get("concept"):
+                st.caption(f"Features of {concept.name} at position {concept.position}:")
                 with st.container(horizontal=True):
-                    for feature in concept["features"]:
+                    for feature in concept.features:
                         st.page_link(
                             "views/feature.py", label=feature,
                             query_params=state.link(feature=feature),
@@ -171,15 +171,15 @@ def _selected(document: dict[str, Any]) -> None:
             )
 
 
-def _show(document: dict[str, Any]) -> None:
-    st.session_state["shown_query"] = document["query"]
-    show_svg(circuit_svg(document, "auto"), "figure", _pick)
-    _downloads(document)
-    st.caption("\n".join(f"- {state.literal(plain(note))}" for note in document["notes"]))
-    drawn = tables(document)
+def _show(circuit: Circuit) -> None:
+    st.session_state["shown_query"] = circuit.query
+    show_svg(circuit_svg(circuit, "auto"), "figure", _pick)
+    _downloads(circuit)
+    st.caption("\n".join(f"- {state.literal(plain(note))}" for note in circuit.notes))
+    drawn = tables(circuit)
     selected, *rest = st.tabs(["Selected", *(title for title, *_ in drawn)])
     with selected:
-        _selected(document)
+        _selected(circuit)
     for tab, (_, remark, columns, rows) in zip(rest, drawn, strict=True):
         with tab:
             st.caption(state.literal(remark))
@@ -200,4 +200,4 @@ with state.sentences():
         if any(st.session_state.get(name) is not None for name in ("target", "query", "key")):
             st.button("Choose target, query and key automatically", on_click=_forget_choices)
         raise
-    _show(as_document(answer))
+    _show(answer)

@@ -69,8 +69,8 @@ def _trace(args: argparse.Namespace) -> None:
     circuit = _traced(args, opened)
     document, blocks = circuit.to_dict(), [render(circuit)]
     if args.changes:
+        from saekit.report.terminal.outcome_text import render_outcomes
         from saekit.routes.intervention.intervene import intervene
-        from saekit.routes.intervention.outcomes import render_outcomes
 
         model, dictionaries, catalogue = opened
         outcomes = intervene(
@@ -79,7 +79,8 @@ def _trace(args: argparse.Namespace) -> None:
         document["interventions"] = [outcome.to_dict() for outcome in outcomes]
         blocks.append(render_outcomes(outcomes))
     if prompts:
-        from saekit.routes.variants.summary import render_variants, trace_variants
+        from saekit.report.terminal.variant_text import render_variants
+        from saekit.routes.variants.summary import trace_variants
 
         variants = trace_variants(
             *opened[:2], prompts, circuit.key, circuit.query, len(circuit.tokens),

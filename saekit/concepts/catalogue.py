@@ -5,14 +5,15 @@ used to choose features; `baseline_f1` is what the same search reaches with disp
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from saekit.concepts.automatic import AutomaticConcept
 from saekit.coordinates import feature_name, parse_feature
-from saekit.errors import FormatError, InputError
+from saekit.documents import read_record
+from saekit.errors import InputError
 from saekit.files import read_json, write_json
 from saekit.version import __version__
 
@@ -200,7 +201,7 @@ class Catalogue:
 
     def only(self, name: str) -> "Catalogue":
         """The same catalogue with one concept."""
-        return Catalogue(**{**self._shallow(), "concepts": [self.concept(name)]})
+        return replace(self, concepts=[self.concept(name)])
 
     def name_of(self, layer: int, feature: int) -> str | None:
         """The concept that a feature belongs to at a layer where it was found."""
@@ -209,9 +210,6 @@ class Catalogue:
             if score is not None and score.found and feature in score.features:
                 return concept.name
         return None
-
-    def _shallow(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `concepts.json`."""
@@ -227,30 +225,9 @@ class Catalogue:
         """Inverse of `to_dict`.
 
         Raises:
-            FormatError: a key is missing or unknown.
+            FormatError: a value is missing or of another form.
         """
-        try:
-            concepts = [
-                Concept(
-                    **{
-                        **concept,
-                        "span": tuple(concept["span"]) if concept["span"] else None,
-                        "layers": [LayerScore(**score) for score in concept["layers"]],
-                        # files of older versions have neither
-                        "chains": [Chain(**chain) for chain in concept.get("chains", [])],
-                        "clamped": [ClampTest(**clamp) for clamp in concept.get("clamped", [])],
-                    }
-                )
-                for concept in document["concepts"]
-            ]
-            automatic = [
-                AutomaticConcept(**{**concept, "span": tuple(concept["span"])})
-                for concept in document.get("automatic", [])  # older files have none
-            ]
-            own = {f.name: document[f.name] for f in fields(cls) if f.name != "automatic"}
-        except (KeyError, TypeError) as error:
-            raise FormatError(f"{where} is not a list of concepts ({error}).") from error
-        return cls(**{**own, "concepts": concepts, "automatic": automatic})
+        return read_record(cls, document, where, "a list of concepts")
 
     def save(self, path: str | Path) -> None:
         """Write `concepts.json` atomically."""

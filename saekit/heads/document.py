@@ -1,25 +1,25 @@
 """HeadScores as the document heads.json and back, and as CSV.  No torch.
 
-`heads.schema.json` beside this module describes the document field by field.  Heads are written
-`L9-H9`; grids are lists of layers of lists of heads; pairs are named by their place in a list.
+Heads are written `L9-H9`; grids are lists of layers of lists of heads; pairs are named by their
+place in a list.
 """
 
 import csv
 import io
-import json
-from importlib.resources import files
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from saekit.coordinates import head_name, parse_head
+from saekit.coordinates import Head, head_name, parse_head
+from saekit.documents import json_schema
 from saekit.errors import InputError
 from saekit.heads.classes import HeadClass, HeadClasses
+from saekit.heads.document_parts import SCHEMA_VERSION, AtlasDocument, ClassesPart, Rows
 from saekit.heads.grids import DYNAMIC, Dynamic, Grid, ScoresOfHeads
 from saekit.version import __version__
 
-SCHEMA_VERSION = 1
 DIGITS = 6  # decimals of a score: one of 10,000 pairs is 0.0001
 
 
@@ -53,8 +53,8 @@ def to_document(scores: ScoresOfHeads, per_pair: bool) -> dict[str, Any]:
         "silent_heads": scores.silent,
         "classes": scores.classes.to_dict() if scores.classes else None,
         "dynamic": _dynamic(scores.dynamic),
-        "causal": scores.causal,
-        "salient": scores.salient,
+        "causal": scores.causal and asdict(scores.causal),
+        "salient": None if scores.salient is None else [asdict(one) for one in scores.salient],
         "per_pair": _per_pair(scores) if per_pair else None,
         "notes": scores.notes,
     }  # fmt: skip
@@ -95,53 +95,53 @@ def _dynamic(dynamic: Dynamic | None) -> dict[str, Any] | None:
     }
 
 
-def fields_of(document: dict[str, Any]) -> dict[str, Any]:
-    """The fields of `HeadScores` from its document; the inverse of `to_document`."""
-    shape = (document["n_layers"], document["n_heads"])
+def fields_of(document: AtlasDocument) -> dict[str, Any]:
+    """The fields of `HeadScores` from its document; the inverse of `to_document`.
 
-    def grid(rows: Any) -> Grid:
-        array = np.array(rows, dtype=np.float64)
-        if array.shape != shape or not ((array >= 0) & (array <= 1)).all():
-            raise ValueError(f"a score grid is not {shape[0]} x {shape[1]} values in [0, 1]")
-        return array
+    Raises:
+        ValueError: a grid has not the shape that the document gives.
+    """
+    shape = (document.n_layers, document.n_heads)
 
-    null, dynamic, pairs = (
-        document["baselines"]["null"], document["dynamic"], document["per_pair"],
-    )  # fmt: skip
-    words = [(source, target) for source, target in pairs["pairs"]] if pairs else []
+    def grid(rows: Rows) -> Grid:
+        if {len(row) for row in rows} != {shape[1]} or len(rows) != shape[0]:
+            raise ValueError(f"a score grid is not {shape[0]} x {shape[1]} values")
+        return np.array(rows, dtype=np.float64)
+
+    null, dynamic, pairs = document.baselines.null, document.dynamic, document.per_pair
     return dict(
-        model=document["model"],
-        fingerprint=document["fingerprint"],
-        relation=document["relation"]["name"],
-        category=document["relation"]["category"],
-        source=document["relation"]["source"],
-        k=document["k"],
-        n_listed=document["pairs"]["listed"],
-        n_pairs=document["pairs"]["kept"],
-        n_targets=document["pairs"]["distinct_targets"],
-        scores=grid(document["scores"]),
-        suppression=grid(document["suppression"]),
-        null_scores=grid(null["scores"]),
-        null_suppression=grid(null["suppression"]),
-        constant=document["baselines"]["constant_head"],
-        chance=document["baselines"]["chance"],
-        permutations=null["permutations"],
-        seed=null["seed"],
-        silent=document["silent_heads"],
-        pairs=words,
-        hits=_hits(pairs["mapped"], shape, len(words)) if pairs else None,
-        lowered=_hits(pairs["suppressed"], shape, len(words)) if pairs else None,
-        classes=_classes(document["classes"]),
+        model=document.model,
+        fingerprint=document.fingerprint,
+        relation=document.relation.name,
+        category=document.relation.category,
+        source=document.relation.source,
+        k=document.k,
+        n_listed=document.pairs.listed,
+        n_pairs=document.pairs.kept,
+        n_targets=document.pairs.distinct_targets,
+        scores=grid(document.scores),
+        suppression=grid(document.suppression),
+        null_scores=grid(null.scores),
+        null_suppression=grid(null.suppression),
+        constant=document.baselines.constant_head,
+        chance=document.baselines.chance,
+        permutations=null.permutations,
+        seed=null.seed,
+        silent=document.silent_heads,
+        pairs=pairs.pairs if pairs else [],
+        hits=_hits(pairs.mapped, shape, len(pairs.pairs)) if pairs else None,
+        lowered=_hits(pairs.suppressed, shape, len(pairs.pairs)) if pairs else None,
+        classes=_classes(document.classes),
         dynamic=dynamic
         and Dynamic(
-            carriers=dynamic["carriers"],
-            n_pairs=dynamic["pairs"],
-            correlation=dynamic["correlation"],
-            **{name: grid(dynamic[name]) for name in DYNAMIC},
+            carriers=dynamic.carriers,
+            n_pairs=dynamic.pairs,
+            correlation=dynamic.correlation,
+            **{name: grid(getattr(dynamic, name)) for name in DYNAMIC},
         ),
-        causal=document["causal"],
-        salient=document["salient"],
-        notes=document["notes"],
+        causal=document.causal,
+        salient=document.salient,
+        notes=document.notes,
     )
 
 
@@ -154,18 +154,18 @@ def _hits(
     return hits
 
 
-def _classes(document: dict[str, Any] | None) -> HeadClasses | None:
-    if document is None:
+def _classes(part: ClassesPart | None) -> HeadClasses | None:
+    if part is None:
         return None
-    values = dict(document)
-    values["drawn"] = [
-        HeadClass(**{**row, "heads": [parse_head(head) for head in row["heads"]]})
-        for row in document["drawn"]
-    ]
-    values["others"] = {
-        name: [parse_head(head) for head in heads] for name, heads in document["others"].items()
-    }
-    return HeadClasses(**values)
+
+    def places(heads: list[str]) -> list[Head]:
+        return [parse_head(head) for head in heads]
+
+    drawn = [HeadClass(c.name, c.panel, c.mark, places(c.heads)) for c in part.drawn]
+    others = {name: places(heads) for name, heads in part.others.items()}
+    return HeadClasses(
+        part.title, part.measured, part.source, drawn, others, part.evidence, part.baseline
+    )
 
 
 def to_csv(scores: ScoresOfHeads) -> str:
@@ -194,4 +194,4 @@ def to_csv(scores: ScoresOfHeads) -> str:
 
 def schema() -> dict[str, Any]:
     """The published JSON schema of heads.json."""
-    return json.loads(files("saekit.heads").joinpath("heads.schema.json").read_text("utf-8"))
+    return json_schema(AtlasDocument)

@@ -1,7 +1,6 @@
 """The numbers of an atlas: grids of one number per head, and what goes with them.  No torch."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -9,6 +8,7 @@ from jaxtyping import Float, Int
 from saekit.coordinates import head_name
 from saekit.errors import InputError
 from saekit.heads.classes import HeadClasses
+from saekit.heads.document_parts import CausalCheck, SalientHead
 
 Grid = Float[np.ndarray, "n_layers n_heads"]
 DYNAMIC = ("forced", "natural", "forced_suppression", "natural_suppression")
@@ -80,8 +80,8 @@ class ScoresOfHeads:
     top: Int[np.ndarray, "n_layers n_heads pair"] | None = None
     classes: HeadClasses | None = None
     dynamic: Dynamic | None = None
-    causal: dict[str, Any] | None = None
-    salient: list[dict[str, Any]] | None = None
+    causal: CausalCheck | None = None
+    salient: list[SalientHead] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -7,7 +7,6 @@ outputs they raise (or lower) most, grouped by how input and first output are re
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 
 from saekit.coordinates import head_name
 from saekit.heads.classes import Head
+from saekit.heads.document_parts import SalientHead, SalientRow
 from saekit.heads.ranking import BUDGET, extremes
 from saekit.heads.weights import head_input
 from saekit.model.exact import ExactModel
@@ -67,16 +67,14 @@ def strongest(
 
 def salient_operations(
     model: LanguageModel, exact: ExactModel, heads: Sequence[tuple[Head, bool]]
-) -> list[dict[str, Any]]:
+) -> list[SalientHead]:
     """The strongest operations of some heads.
 
     Args:
         heads: (head, lowers): whether outputs are those that the head lowers most.
 
     Returns:
-        Per entry `head`, `side` ("raises" or "lowers"), `kinds` (share of the listed inputs by how
-        their first output is related to them) and `rows` (input, outputs, strength, kind), by kind
-        and then by strength.
+        Per entry its strongest inputs with their outputs, and the shares of the kinds of relation.
     """
     everything = torch.arange(exact.W_E.shape[0], device=exact.W_E.device)
     read = {at: head_input(exact, everything, at) for at in {min(h[0], 1) for h, _ in heads}}
@@ -89,17 +87,17 @@ def salient_operations(
         ):
             source, words = model.vocabulary[token], model.token_strings(answers)
             rows.append(
-                {
-                    "input": source,
-                    "outputs": words,
-                    "strength": round(value, 4),
-                    "kind": kind_of(source, words[0]) if value > 0 else "other",
-                }
+                SalientRow(
+                    input=source,
+                    outputs=words,
+                    strength=round(value, 4),
+                    kind=kind_of(source, words[0]) if value > 0 else "other",
+                )
             )
-        rows.sort(key=lambda row: KINDS.index(row["kind"]))  # stable: by strength within a kind
+        rows.sort(key=lambda row: KINDS.index(row.kind))  # stable: by strength within a kind
         kinds = {
-            kind: round(sum(row["kind"] == kind for row in rows) / len(rows), 4) for kind in KINDS
+            kind: round(sum(row.kind == kind for row in rows) / len(rows), 4) for kind in KINDS
         }
         side = "lowers" if lowers else "raises"
-        found.append({"head": head_name(*head), "side": side, "kinds": kinds, "rows": rows})
+        found.append(SalientHead(head_name(*head), side, kinds, rows))
     return found

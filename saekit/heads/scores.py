@@ -4,13 +4,14 @@ Screen, JSON, CSV and chart all show this object.  Scores are [n_layers, n_heads
 row is the layer.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
-from saekit.errors import FormatError, InputError
+from saekit.documents import one_line_per_key, read_record
+from saekit.errors import FormatError
 from saekit.files import read_json, write_text
-from saekit.heads.document import SCHEMA_VERSION, fields_of, to_csv, to_document
+from saekit.heads.document import fields_of, to_csv, to_document
+from saekit.heads.document_parts import SCHEMA_VERSION, AtlasDocument
 from saekit.heads.grids import ScoresOfHeads
 
 
@@ -33,9 +34,10 @@ class HeadScores(ScoresOfHeads):
             raise FormatError(
                 f"{origin} has schema_version {version}; this saekit reads {SCHEMA_VERSION}."
             )
+        record = read_record(AtlasDocument, document, origin, "a complete head atlas")
         try:
-            return cls(**fields_of(document))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, InputError) as error:
+            return cls(**fields_of(record))
+        except (ValueError, IndexError) as error:
             raise FormatError(f"{origin} is not a complete head atlas: {error}.") from error
 
     @classmethod
@@ -45,11 +47,7 @@ class HeadScores(ScoresOfHeads):
 
     def save(self, path: str | Path, per_pair: bool = False) -> None:
         """Write heads.json, one line per key."""
-        lines = [
-            f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
-            for name, value in self.to_dict(per_pair).items()
-        ]
-        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+        write_text(path, one_line_per_key(self.to_dict(per_pair)))
 
     def to_csv(self) -> str:
         """One row per head: scores beside their baselines, and classes."""

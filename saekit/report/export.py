@@ -1,17 +1,15 @@
 """The files of a report: circuit.json, circuit.svg, circuit.png and report.html."""
 
-import json
 import logging
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from saekit.errors import InputError
 from saekit.files import ensure_writable, write_bytes, write_text
-from saekit.report.circuit.claims import as_document
 from saekit.report.circuit.drawing import MONO, SANS
 from saekit.report.circuit.svg import circuit_svg
 from saekit.report.html import report_page
+from saekit.routes.circuit import Circuit
 
 PNG_WIDTH = 2400
 _LOG = logging.getLogger(__name__)
@@ -56,7 +54,7 @@ def png_problem() -> str | None:
     )
 
 
-def circuit_png(circuit: Any, theme: str = "light", width: int = PNG_WIDTH) -> bytes:
+def circuit_png(circuit: Circuit, theme: str = "light", width: int = PNG_WIDTH) -> bytes:
     """The figure as PNG, `width` pixels wide, drawn with the system's fonts.
 
     Raises:
@@ -69,16 +67,7 @@ def circuit_png(circuit: Any, theme: str = "light", width: int = PNG_WIDTH) -> b
     return _render(circuit_svg(circuit, theme), width)
 
 
-def circuit_json(circuit: Any) -> str:
-    """The circuit's document as text, one line per key, as `Circuit.save` writes it."""
-    lines = [
-        f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
-        for name, value in as_document(circuit).items()
-    ]
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def write_report(circuit: Any, out: str | Path) -> list[Path]:
+def write_report(circuit: Circuit, out: str | Path) -> list[Path]:
     """Write circuit.json, circuit.svg, circuit.png and report.html into the folder `out`.
 
     Where a PNG cannot be made (no converter, no font) the other three are written and one sentence
@@ -92,7 +81,7 @@ def write_report(circuit: Any, out: str | Path) -> list[Path]:
     """
     folder = ensure_writable(out)
     texts = {
-        "circuit.json": circuit_json(circuit),
+        "circuit.json": circuit.to_json(),
         "circuit.svg": circuit_svg(circuit, "light"),
         "report.html": report_page(circuit),
     }

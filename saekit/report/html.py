@@ -4,15 +4,13 @@ No script, no file beside it, nothing loaded from a network; light or dark by th
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from saekit.report.circuit import claims
+from saekit.report.circuit.circuit_tables import Table, tables
 from saekit.report.circuit.svg import circuit_svg
-from saekit.report.formatting import plain, span_text, visible, xml
+from saekit.report.formatting import plain, xml
+from saekit.routes.circuit import Circuit
 from saekit.wording import number, percent
-
-Document = dict[str, Any]
-Table = tuple[str, str, list[str], list[list[str]]]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a202c; --page: #ffffff; --muted: #566072;
@@ -32,157 +30,6 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align:
 th { background: var(--field); font-weight: 600; overflow-wrap: normal; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } td.n { white-space: nowrap; }
 """
-
-
-def _evidence(evidence: Any) -> str:
-    if isinstance(evidence, dict):
-        return ", ".join(f"{key} {_value(value)}" for key, value in evidence.items())
-    return plain(evidence) if evidence is not None else ""
-
-
-def _value(value: Any) -> str:
-    return number(value) if isinstance(value, float) else plain(value)
-
-
-def _set_rows(document: Document) -> list[list[str]]:
-    rows = []
-    for title, key in (("heads shown", "shown"), ("N80 set", "set")):
-        chosen = document.get(key)
-        if chosen:
-            rows.append(
-                [
-                    f"{title}: {', '.join(chosen.get('heads') or []) or 'none'}",
-                    percent(chosen.get("share_positive")),
-                    percent(chosen.get("share_of_key")),
-                    percent(chosen.get("share_signed")),
-                    percent(chosen.get("share_causal")),
-                    number(chosen.get("joint_drop")),
-                    number(chosen.get("sum_of_single_drops")),
-                ]
-            )
-    return rows
-
-
-def tables(circuit: Any) -> list[Table]:
-    """All tables of a circuit: (title, remark, columns, rows); the viewer shows the same.
-
-    Every cell is text that is already formatted; empty tables are left out.
-    """
-    document = claims.as_document(circuit)
-    random = document.get("random_sets") or {}
-    drawn: list[Table] = [
-        (
-            "Heads",
-            claims.MAPS,
-            ["head", "attention", "contribution", "share", "drop alone", "maps key to query"],
-            [
-                [
-                    claims.name_of_head(head),
-                    number(head.get("attention")),
-                    number(head.get("contribution")),
-                    percent(head.get("share")),
-                    number(head.get("causal")),
-                    {True: "yes", False: "no", None: "n/a"}[claims.maps_key(document, head)],
-                ]
-                for head in document.get("heads") or []
-            ],
-        ),
-        (
-            "Sets of heads",
-            claims.SHARE_POSITIVE + " " + claims.SHARE_CAUSAL,
-            [
-                "set",
-                "share",
-                "of this key",
-                "signed",
-                "causal share",
-                "joint drop",
-                "one by one",
-            ],
-            _set_rows(document),
-        ),
-        (
-            "Random sets",
-            claims.RANDOM_SETS,
-            ["sets", "heads each", "median drop", "95% below", "N80 set above"],
-            [
-                [
-                    str(random["n"]),
-                    str(random["size"]),
-                    number(random.get("median_drop")),
-                    number(random.get("p95_drop")),
-                    percent(random.get("share_below")),
-                ]
-            ]
-            if random.get("n")
-            else [],
-        ),
-        (
-            "Concepts",
-            "A concept is shown over the layers at which its features are active at the position.",
-            ["concept", "kind", "position", "layers", "features", "evidence"],
-            [
-                [
-                    plain(concept["name"]),
-                    plain(concept.get("kind") or ""),
-                    str(concept["position"]),
-                    span_text(concept.get("span")),
-                    ", ".join(concept.get("features") or []),
-                    _evidence(concept.get("evidence")),
-                ]
-                for concept in document.get("concepts") or []
-            ],
-        ),
-        (
-            "Next token",
-            "The model's own prediction after the query.",
-            ["token", "probability"],
-            [
-                [f'"{visible(item["token"])}"', percent(item["probability"])]
-                for item in document.get("prediction") or []
-            ],
-        ),
-        (
-            "Arriving at the query",
-            "Contributions to the target over all edges from one position; position 0 is the "
-            "beginning-of-sequence token and has no share.",
-            ["position", "positive", "negative", "net", "share"],
-            [
-                [
-                    str(row["position"]),
-                    number(row["positive"]),
-                    number(row["negative"]),
-                    number(row["net"]),
-                    percent(row.get("share")) if row["position"] else "",
-                ]
-                for row in document.get("arrivals") or []
-            ],
-        ),
-        (
-            "Features read at the key",
-            "What the set's heads carry from the key to the target, split over the features there.",
-            ["feature", "name", "contribution", "share"],
-            [
-                [
-                    row["feature"],
-                    plain(row.get("name") or ""),
-                    number(row["contribution"]),
-                    percent(row.get("share")),
-                ]
-                for row in document.get("sources") or []
-            ],
-        ),
-        (
-            "Completeness",
-            f"{claims.COMPLETENESS} Error here: {number(document.get('completeness_error'))}.",
-            ["component", "value"],
-            [
-                [plain(row["name"]), number(row["value"])]
-                for row in document.get("components") or []
-            ],
-        ),
-    ]
-    return [table for table in drawn if table[3]]
 
 
 _NUMERIC = {
@@ -211,37 +58,36 @@ def _table(table: Table) -> str:
     )
 
 
-def report_page(circuit: Any) -> str:
+def report_page(circuit: Circuit) -> str:
     """The whole page."""
-    document = claims.as_document(circuit)
-    target = document["target"]
-    what = target.get("feature") or "logit minus mean logit"
+    target = circuit.target
+    what = target.feature or "logit minus mean logit"
     sentence = (
-        f"{claims.target_name(document)} modulated at "
-        f"{percent(claims.shown_set(document).get('share_positive'))}: "
-        f"{claims.share_sentence(document)}."
+        f"{claims.target_name(circuit)} modulated at "
+        f"{percent(circuit.shown.share_positive)}: "
+        f"{claims.share_sentence(circuit)}."
     )
     notes = [
-        *claims.causal_sentences(document),
-        *map(plain, document.get("notes") or []),
-        f"{claims.ERROR_NODE} Here: {percent(document.get('error_node_share'))}.",
+        *claims.causal_sentences(circuit),
+        *map(plain, circuit.notes),
+        f"{claims.ERROR_NODE} Here: {percent(circuit.error_node_share)}.",
     ]
     source = (
-        f"Model {plain(document.get('model') or 'unknown')} (weights "
-        f"{str(document.get('fingerprint') or 'unknown')[:12]}), dictionaries "
-        f"{plain(document.get('dictionaries') or 'unknown')}. Target: "
-        f"{claims.target_name(document)} ({what}, layer {target.get('layer')}) at position "
-        f"{target['position']}, pre-activation {number(target.get('preactivation'))}. "
+        f"Model {plain(circuit.model)} (weights "
+        f"{circuit.fingerprint[:12]}), dictionaries "
+        f"{plain(circuit.dictionaries)}. Target: "
+        f"{claims.target_name(circuit)} ({what}, layer {target.layer}) at position "
+        f"{target.position}, pre-activation {number(target.preactivation)}. "
         f"Positions count from 1; the beginning-of-sequence token is not counted."
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{xml(plain(document['prompt']))} - saekit</title><style>{_STYLE}</style></head>"
-        f"<body><h1>{xml(plain(document['prompt']))}</h1><p>{xml(sentence)}</p>"
+        f"<title>{xml(plain(circuit.prompt))} - saekit</title><style>{_STYLE}</style></head>"
+        f"<body><h1>{xml(plain(circuit.prompt))}</h1><p>{xml(sentence)}</p>"
         f'<p class="muted">{xml(source)}</p>'
-        f'<div class="figure">{circuit_svg(document, "auto")}</div>'
+        f'<div class="figure">{circuit_svg(circuit, "auto")}</div>'
         f"<h2>Notes</h2><ul>{''.join(f'<li>{xml(note)}</li>' for note in notes)}</ul>"
-        f'<div class="tables">{"".join(map(_table, tables(document)))}</div>'
+        f'<div class="tables">{"".join(map(_table, tables(circuit)))}</div>'
         "</body></html>\n"
     )

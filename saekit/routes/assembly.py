@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saekit.coordinates import feature_name, head_name
-from saekit.routes import circuit as parts
+from saekit.routes import circuit_parts as parts
 from saekit.routes.ablation.edge_drops import EdgeDrops, SetDrops
 from saekit.routes.attribution.head_set import ArrivalRow, Attribution, HeadMatch, HeadSet
 from saekit.routes.attribution.qk import Part

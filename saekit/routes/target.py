@@ -26,6 +26,7 @@ from saekit.concepts.outputs import deviations
 from saekit.coordinates import feature_name, parse_feature
 from saekit.errors import InputError
 from saekit.model.exact import ExactModel, Forward
+from saekit.routes.circuit_parts import Kind
 from saekit.routes.prompt_run import PromptRun
 from saekit.sae.dictionary import Dictionary
 
@@ -50,7 +51,7 @@ class Target:
     """
 
     label: str
-    kind: str
+    kind: Kind
     layer: int
     query: int
     direction: Float[Tensor, " d_model"]
@@ -102,7 +103,7 @@ def feature_target(
     feature: int,
     query: int,
     label: str | None = None,
-    kind: str = "feature",
+    kind: Kind = "feature",
 ) -> Target:
     """The pre-activation of a dictionary feature at tensor index `query`.
 
@@ -130,7 +131,7 @@ def token_direction(
 
 
 def token_target(
-    exact: ExactModel, clean: Forward, token: int, query: int, label: str, kind: str = "token"
+    exact: ExactModel, clean: Forward, token: int, query: int, label: str, kind: Kind = "token"
 ) -> Target:
     """The logit of an output token minus the mean logit at tensor index `query`."""
     direction, constant = token_direction(exact, clean, token, query)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.report.samples import circuit
+from tests.unit.report.samples import document
 
 VIEWER = str(Path(__file__).parents[2] / "app" / "viewer.py")
 
@@ -43,10 +43,10 @@ def viewed_set(tiny_model, tiny_model_folder, tmp_path_factory) -> Path:
     sentences = ['The opposite of "large" is "small".'] * 60
     build_index(tiny_model, dictionaries, sentences, folder / "index.h5", tokens=400, context=32)
     (folder / "circuits").mkdir()
-    for name, document in (
-        ("seed", circuit()),
-        ("other", circuit(["The", " opposite", " of", ' "', "small", '"', " is", ' "'])),
+    for name, values in (
+        ("seed", document()),
+        ("other", document(["The", " opposite", " of", ' "', "small", '"', " is", ' "'])),
     ):
-        text = json.dumps({**document, "fingerprint": tiny_model.fingerprint})
+        text = json.dumps({**values, "fingerprint": tiny_model.fingerprint})
         (folder / "circuits" / f"{name}.json").write_text(text, encoding="utf-8")
     return folder

@@ -8,7 +8,6 @@ prompts whose right answer is the top token of the whole vocabulary.
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 
 from saekit.coordinates import head_name
 from saekit.heads.classes import Head
+from saekit.heads.document_parts import CausalCheck, CausalRow
 from saekit.heads.pairs import TokenPairs
 from saekit.heads.prompts.stories import two_name_stories, without_heads
 from saekit.model.exact import ExactModel
@@ -99,15 +99,14 @@ def causal_check(
     heads: Sequence[Head],
     seed: int = 0,
     n: int = N_PROMPTS,
-) -> dict[str, Any]:
+) -> CausalCheck:
     """Accuracy on the relation's prompts with the highest heads removed, and with random ones.
 
     Args:
         heads: the highest first.
 
     Returns:
-        `what` (the prompts in words), `prompts`, `intact`, and `rows`: n, heads, accuracy,
-        random_mean, random_range, random_sets, for the first 1, 2, 3, 5, ... heads.
+        A row for the first 1, 2, 3, 5, ... heads.
     """
     kind, jobs = relation_prompts(model, pairs, n, seed)
     rng = random.Random(seed)
@@ -127,22 +126,22 @@ def causal_check(
         at = 1 + place * (1 + RANDOM_SETS)
         by_chance = accuracy[at + 1 : at + 1 + RANDOM_SETS]
         rows.append(
-            {
-                "n": size,
-                "heads": [head_name(*head) for head in heads[:size]],
-                "accuracy": round(float(accuracy[at]), 4),
-                "random_mean": round(float(by_chance.mean()), 4),
-                "random_range": [
+            CausalRow(
+                n=size,
+                heads=[head_name(*head) for head in heads[:size]],
+                accuracy=round(float(accuracy[at]), 4),
+                random_mean=round(float(by_chance.mean()), 4),
+                random_range=[
                     round(float(by_chance.min()), 4),
                     round(float(by_chance.max()), 4),
                 ],
-                "random_sets": RANDOM_SETS,
-            }
+                random_sets=RANDOM_SETS,
+            )
         )
-    return {
-        "what": f"accuracy on {len(jobs)} {kind}; intact {accuracy[0]:.3f}",
-        "prompts": len(jobs),
-        "intact": round(float(accuracy[0]), 4),
-        "seed": seed,
-        "rows": rows,
-    }
+    return CausalCheck(
+        what=f"accuracy on {len(jobs)} {kind}; intact {accuracy[0]:.3f}",
+        prompts=len(jobs),
+        intact=round(float(accuracy[0]), 4),
+        seed=seed,
+        rows=rows,
+    )

@@ -5,10 +5,9 @@ among the prompt's tokens (BOS, position 0, is not counted).  Without stored map
 than 64 tokens) the head must give the key more than half of its attention, which implies the same.
 """
 
-from typing import Any
-
-from saekit.coordinates import head_name
 from saekit.report.formatting import plain
+from saekit.routes.circuit import Circuit
+from saekit.routes.circuit_parts import CircuitConcept, CircuitHead
 from saekit.wording import number, percent
 
 MAPS = (
@@ -40,51 +39,30 @@ ERROR_NODE = (
 )
 
 
-def as_document(circuit: Any) -> dict[str, Any]:
-    """The JSON document of a `Circuit` or of a dict that already is one."""
-    return circuit if isinstance(circuit, dict) else circuit.to_dict()
-
-
-def name_of_head(head: dict[str, Any]) -> str:
-    """`L9-H7`."""
-    return head_name(head["layer"], head["index"])
-
-
-def head_pattern(document: dict[str, Any], head: dict[str, Any]) -> list[list[float]] | None:
+def head_pattern(circuit: Circuit, layer: int, index: int) -> list[list[float]] | None:
     """Attention [q, k] of a head over positions 1..n, or None when it is not stored."""
-    patterns = document.get("patterns")
-    if not patterns or not document["tokens"]:
-        return None
-    try:
-        return patterns[head["layer"]][head["index"]]
-    except IndexError:
-        return None
+    patterns = circuit.patterns or []
+    if layer < len(patterns) and index < len(patterns[layer]):
+        return patterns[layer][index]
+    return None
 
 
-def maps_key(document: dict[str, Any], head: dict[str, Any]) -> bool | None:
-    """Whether a head maps the circuit's key to its query; None without an edge or a weight."""
-    query, key = document.get("query"), document.get("key")
-    if query is None or key is None:
-        return None
-    pattern = head_pattern(document, head)
-    if pattern is not None:
-        row = pattern[query - 1][:query]
-        return row[key - 1] > 0 and row[key - 1] == max(row)
-    attention = head.get("attention")
-    return None if attention is None else attention > 0.5
+def maps_key(circuit: Circuit, head: CircuitHead) -> bool:
+    """Whether a head maps the circuit's key to its query."""
+    pattern = head_pattern(circuit, head.layer, head.index)
+    if pattern is None:
+        return head.attention > 0.5
+    row = pattern[circuit.query - 1][: circuit.query]
+    return row[circuit.key - 1] > 0 and row[circuit.key - 1] == max(row)
 
 
-def header(document: dict[str, Any]) -> str:
+def header(circuit: Circuit) -> str:
     """The line over the isolated heads: "All 5 heads map ..." only when it is true."""
-    heads = document.get("heads") or []
+    heads = circuit.heads
     if not heads:
         return "No head carries the target"
-    query, key = document.get("query"), document.get("key")
-    if query is None or key is None:
-        return f"{len(heads)} heads"
-    edge = f"key pos {key} to query pos {query}"
-    verdicts = [maps_key(document, head) for head in heads]
-    yes = sum(verdict is True for verdict in verdicts)
+    edge = f"key pos {circuit.key} to query pos {circuit.query}"
+    yes = sum(maps_key(circuit, head) for head in heads)
     if len(heads) == 1:
         return f"The head maps {edge}" if yes else f"One head, edge {edge}"
     if yes == len(heads):
@@ -94,22 +72,15 @@ def header(document: dict[str, Any]) -> str:
     return f"{yes} of {len(heads)} heads map{'s' if yes == 1 else ''} {edge}"
 
 
-def target_name(document: dict[str, Any]) -> str:
+def target_name(circuit: Circuit) -> str:
     """The target as shown: its concept, else its feature (`12/345`) or token."""
-    target = document["target"]
-    name = target.get("concept") or target.get("feature")
-    return plain(name) if name not in (None, "") else "target"
+    return plain(circuit.target.concept or circuit.target.feature or "target")
 
 
-def is_target(document: dict[str, Any], concept: dict[str, Any]) -> bool:
+def is_target(circuit: Circuit, concept: CircuitConcept) -> bool:
     """Whether a concept is the circuit's target (drawn at the right, not over its token)."""
-    target = document["target"]
-    return concept["name"] == target.get("concept") and concept["position"] == target["position"]
-
-
-def shown_set(document: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of the heads that are drawn; the figure's share is about exactly these."""
-    return document.get("shown") or document.get("set") or {}
+    target = circuit.target
+    return concept.name == target.concept and concept.position == target.position
 
 
 def n_heads(count: int) -> str:
@@ -117,44 +88,43 @@ def n_heads(count: int) -> str:
     return "1 head" if count == 1 else f"{count} heads"
 
 
-def by_whom(document: dict[str, Any]) -> str:
+def by_whom(circuit: Circuit) -> str:
     """ "this head", "these 5 heads", or the names where they are not all drawn."""
-    chosen = list(shown_set(document).get("heads") or [])
-    drawn = [name_of_head(head) for head in document.get("heads") or []]
-    if set(chosen) == set(drawn):
+    chosen = circuit.shown.heads
+    if set(chosen) == {head.head for head in circuit.heads}:
         return "this head" if len(chosen) == 1 else f"these {n_heads(len(chosen))}"
     more = f" and {len(chosen) - 6} more" if len(chosen) > 6 else ""
     return ", ".join(chosen[:6]) + more
 
 
-def share_sentence(document: dict[str, Any]) -> str:
+def share_sentence(circuit: Circuit) -> str:
     """What the share in the bubble is a share of."""
-    if shown_set(document).get("share_positive") is None:
+    if circuit.shown.share_positive is None:
         return "No share is given: too little arrives at the query to divide by."
-    query = document["target"]["position"]
-    return f"share of the positive attribution into position {query} through {by_whom(document)}"
+    query = circuit.target.position
+    return f"share of the positive attribution into position {query} through {by_whom(circuit)}"
 
 
-def causal_sentences(document: dict[str, Any]) -> list[str]:
+def causal_sentences(circuit: Circuit) -> list[str]:
     """Causal share and drop of the drawn heads, of the N80 set, and of random sets."""
-    drawn, chosen = shown_set(document), document.get("set") or {}
+    drawn, chosen = circuit.shown, circuit.set
     sentences = []
-    if drawn.get("heads"):
-        edges = "this edge" if len(drawn["heads"]) == 1 else "these edges together"
+    if drawn.heads:
+        edges = "this edge" if len(drawn.heads) == 1 else "these edges together"
         sentences.append(
-            f"Causal share {percent(drawn.get('share_causal'))}: removing {edges} lowers "
-            f"{target_name(document)} by {number(drawn.get('joint_drop'))}."
+            f"Causal share {percent(drawn.share_causal)}: removing {edges} lowers "
+            f"{target_name(circuit)} by {number(drawn.joint_drop)}."
         )
-    same = set(drawn.get("heads") or []) == set(chosen.get("heads") or [])
-    if chosen.get("heads") and not same:
+    same = set(drawn.heads) == set(chosen.heads)
+    if chosen.heads and not same:
         sentences.append(
-            f"The {n_heads(len(chosen['heads']))} that carry 80% of this key's part: causal share "
-            f"{percent(chosen.get('share_causal'))}, drop {number(chosen.get('joint_drop'))}."
+            f"The {n_heads(len(chosen.heads))} that carry 80% of this key's part: causal share "
+            f"{percent(chosen.share_causal)}, drop {number(chosen.joint_drop)}."
         )
-    random = document.get("random_sets") or {}
-    if random.get("n"):
+    random = circuit.random_sets
+    if random.n:
         sentences.append(
-            f"{random['n']} random sets of {n_heads(random['size'])}: median drop "
-            f"{number(random.get('median_drop'))}, 95% below {number(random.get('p95_drop'))}."
+            f"{random.n} random sets of {n_heads(random.size)}: median drop "
+            f"{number(random.median_drop)}, 95% below {number(random.p95_drop)}."
         )
     return sentences

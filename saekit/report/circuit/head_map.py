@@ -1,13 +1,13 @@
 """The attention map of one head, large, with the tokens at its sides."""
 
-from typing import Any
-
+from saekit.coordinates import head_name
 from saekit.errors import InputError
 from saekit.report.circuit import claims
 from saekit.report.circuit.drawing import Drawing, palette_of
 from saekit.report.circuit.mosaic import data_uri, single_map
 from saekit.report.circuit.panels import edge_of, quoted
 from saekit.report.formatting import columns, shorten, visible
+from saekit.routes.circuit import Circuit
 from saekit.wording import number
 
 _SIDE = 360.0
@@ -16,26 +16,24 @@ _MONO_ADVANCE = 0.602
 _MANY = 16  # from here on tokens get a cell too small for their text
 
 
-def head_svg(circuit: Any, layer: int, index: int, theme: str = "light") -> str:
+def head_svg(circuit: Circuit, layer: int, index: int, theme: str = "light") -> str:
     """Draw one head's map, key to the right and query upwards; each cell tells its weight.
 
     Raises:
         InputError: there is no such head, or no maps are stored.
     """
-    document = claims.as_document(circuit)
-    head = {"layer": layer, "index": index}
-    name = claims.name_of_head(head)
-    pattern = claims.head_pattern(document, head)
+    name = head_name(layer, index)
+    pattern = claims.head_pattern(circuit, layer, index)
     if pattern is None:
         raise InputError(f"This circuit holds no attention map of {name}.")
     d = Drawing(palette_of(theme))
-    tokens = [shorten(visible(token), _LABEL) for token in document["tokens"]]
+    tokens = [shorten(visible(token), _LABEL) for token in circuit.tokens]
     n = len(tokens)
     cell = _SIDE / n
     font = 12.0 if n <= _MANY else max(6.0, min(12.0, cell * 1.1))
     margin = 22 + font * _MONO_ADVANCE * max(map(columns, tokens))
     left, top = margin, 30.0
-    edge = edge_of(document)
+    edge = edge_of(circuit)
     d.text(left, 18, name, 14, bold=True)
     d.rect(left, top, _SIDE, _SIDE, fill=d.palette.field)
     image = single_map(pattern, edge, d.palette.blue, d.palette.red)
@@ -53,8 +51,8 @@ def head_svg(circuit: Any, layer: int, index: int, theme: str = "light") -> str:
         for key in range(query + 1):
             title = (
                 f"{number(pattern[query][key])} from query pos {query + 1} "
-                f"{quoted(document['tokens'][query])} to key pos {key + 1} "
-                f"{quoted(document['tokens'][key])}"
+                f"{quoted(circuit.tokens[query])} to key pos {key + 1} "
+                f"{quoted(circuit.tokens[key])}"
             )
             d.hotspot(left + key * cell, top + _SIDE - (query + 1) * cell, cell, cell, title)
     d.text(4, top - 10, "query", 11, d.palette.muted)

@@ -1,15 +1,15 @@
-"""Attention maps as one PNG, with no image library: blue cells, the chosen edge red.
+"""Attention maps as one PNG: blue cells, the chosen edge red.
 
 Maps are drawn key to the right and query upwards.  Colours carry the weight in the alpha channel,
 so that one image fits a light and a dark page.
 """
 
 import base64
-import struct
-import zlib
+import io
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 POOL_LIMIT = 32  # cells a side of a small map: more could not be told apart at 30 pixels
 _MAP_PIXELS = 24  # short maps are enlarged, so that the gap between maps is thin beside them
@@ -20,21 +20,9 @@ _GRID = (128, 136, 150, 70)
 
 def png(rgba: np.ndarray) -> bytes:
     """Encode [height, width, 4] uint8 as PNG."""
-    height, width, _ = rgba.shape
-    rows = np.zeros((height, 1 + 4 * width), dtype=np.uint8)  # filter byte 0 before each row
-    rows[:, 1:] = rgba.reshape(height, 4 * width)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows.tobytes(), 9))
-        + chunk(b"IEND", b"")
-    )
+    out = io.BytesIO()
+    Image.fromarray(rgba).save(out, "PNG", optimize=True)
+    return out.getvalue()
 
 
 def data_uri(image: bytes) -> str:

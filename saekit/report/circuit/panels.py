@@ -1,23 +1,21 @@
 """The parts of the circuit figure: each draws itself at a place and returns where it ends."""
 
-from typing import Any
-
+from saekit.coordinates import head_name
 from saekit.report.circuit import claims
 from saekit.report.circuit.drawing import Drawing
 from saekit.report.circuit.layout import BLOCK_HEIGHT, LANE, TOKEN_HEIGHT, Strip
 from saekit.report.circuit.mosaic import data_uri, mosaic, single_map
 from saekit.report.formatting import plain, shorten, span_text, visible, wrap
+from saekit.routes.circuit import Circuit
 from saekit.wording import number, percent
 
-Document = dict[str, Any]
 _HEADS_A_ROW = 5
 _DENSE_ROWS = 16  # ticks are thinned out above this many layers or heads
 
 
-def edge_of(document: Document) -> tuple[int, int] | None:
-    """(query, key) counted from 0, or None."""
-    query, key = document.get("query"), document.get("key")
-    return None if query is None or key is None else (query - 1, key - 1)
+def edge_of(circuit: Circuit) -> tuple[int, int]:
+    """(query, key) counted from 0."""
+    return circuit.query - 1, circuit.key - 1
 
 
 def quoted(token: str) -> str:
@@ -25,10 +23,10 @@ def quoted(token: str) -> str:
     return f'"{visible(token)}"'
 
 
-def draw_dense(d: Drawing, document: Document, x: float, y: float, size: float) -> float:
+def draw_dense(d: Drawing, circuit: Circuit, x: float, y: float, size: float) -> float:
     """All attention maps of the model as one image; returns the lower edge."""
-    patterns = document.get("patterns")
-    n_tokens = len(document["tokens"])
+    patterns = circuit.patterns
+    n_tokens = len(circuit.tokens)
     if not patterns or not patterns[0] or not n_tokens:
         d.text(x, y - 14, "Attention maps", 14, bold=True)
         d.rect(x, y, size, 84, fill=d.palette.field, stroke=d.palette.line, radius=4)
@@ -37,27 +35,25 @@ def draw_dense(d: Drawing, document: Document, x: float, y: float, size: float) 
             d.text(x + 12, y + 26 + 17 * i, line, 12, d.palette.muted)
         return y + 84
     n_layers, n_heads = len(patterns), len(patterns[0])
-    edge = edge_of(document)
+    edge = edge_of(circuit)
     image, block = mosaic(patterns, edge, d.palette.blue, d.palette.red)
     step = size / max(n_layers, n_heads)
     width, height = step * n_heads, step * n_layers
-    model = shorten(plain(document.get("model") or "model").rstrip("/").split("/")[-1], 24)
+    model = shorten(plain(circuit.model).rstrip("/").split("/")[-1], 24)
     d.text(x, y - 14, f"{model}: attention of all {n_layers * n_heads} heads", 14, bold=True)
     d.rect(x, y, width, height, fill=d.palette.field)
     d.image(x, y, width, height, data_uri(image))
-    shown = {(head["layer"], head["index"]) for head in document.get("heads") or []}
+    shown = {(head.layer, head.index) for head in circuit.heads}
     for layer in range(n_layers):
         top = y + height - (layer + 1) * step
         for head in range(n_heads):
             left = x + head * step
             if (layer, head) in shown:
                 d.rect(left, top, step, step, stroke=d.palette.ink, stroke_width=1.5)
-            name = claims.name_of_head({"layer": layer, "index": head})
-            title = name
-            if edge:
-                weight = patterns[layer][head][edge[0]][edge[1]]
-                title = f"{name}: attention {number(weight)} from query pos "
-                title += f"{edge[0] + 1} to key pos {edge[1] + 1}"
+            name = head_name(layer, head)
+            weight = number(patterns[layer][head][edge[0]][edge[1]])
+            title = f"{name}: attention {weight} from query pos {circuit.query} to key pos "
+            title += str(circuit.key)
             d.hotspot(left, top, step, step, title, kind="head", head=name)
     every = 1 if max(n_layers, n_heads) <= _DENSE_ROWS else 4
     for layer in range(0, n_layers, every):
@@ -66,9 +62,7 @@ def draw_dense(d: Drawing, document: Document, x: float, y: float, size: float) 
     for head in range(0, n_heads, every):
         d.text(x + (head + 0.5) * step, y + height + 13, str(head), 11, d.palette.muted, "middle")
     d.text(x, y + height + 30, "Head to the right, layer upwards; in each map", 12, d.palette.muted)
-    line = "key to the right, query upwards, blue = weight"
-    if edge:
-        line += f", red = {edge[1] + 1} to {edge[0] + 1}"
+    line = f"key to the right, query upwards, blue = weight, red = {circuit.key} to {circuit.query}"
     d.text(x, y + height + 45, line, 12, d.palette.muted)
     if block > 1:
         pooled = f"Each cell: largest weight of {block} x {block} token pairs"
@@ -76,17 +70,17 @@ def draw_dense(d: Drawing, document: Document, x: float, y: float, size: float) 
     return y + height + (45 if block == 1 else 60)
 
 
-def draw_heads(d: Drawing, document: Document, x: float, y: float, width: float) -> float:
+def draw_heads(d: Drawing, circuit: Circuit, x: float, y: float, width: float) -> float:
     """The circuit's heads, each with its map and share; returns the lower edge of the frame."""
-    heads = document.get("heads") or []
-    edge = edge_of(document)
-    in_set = set((document.get("set") or {}).get("heads") or [])
+    heads = circuit.heads
+    edge = edge_of(circuit)
+    in_set = set(circuit.set.heads)
     rows = max(1, -(-len(heads) // (_HEADS_A_ROW if len(heads) <= 10 else 8)))
     a_row = max(_HEADS_A_ROW if len(heads) <= 10 else 8, 1)
     column = (width - 16) / a_row
     side = min(column - 12, 72)
     row_height = side + 38
-    d.text(x, y - 14, claims.header(document), 14, bold=True)
+    d.text(x, y - 14, claims.header(circuit), 14, bold=True)
     height = rows * row_height + 10 if heads else 60
     d.rect(x, y, width, height, fill=d.palette.field, stroke=d.palette.line, radius=6)
     if not heads:
@@ -96,36 +90,35 @@ def draw_heads(d: Drawing, document: Document, x: float, y: float, width: float)
         in_row = min(a_row, len(heads) - row * a_row)
         middle = x + width / 2 + (place - (in_row - 1) / 2) * column
         left, top = middle - side / 2, y + 22 + row * row_height
-        name = claims.name_of_head(head)
+        name = head.head
         small = 12 if side > 50 else 10
         d.text(middle, top - 6, name, small, anchor="middle", bold=name in in_set)
         d.rect(left, top, side, side, fill=d.palette.background)
-        pattern = claims.head_pattern(document, head)
+        pattern = claims.head_pattern(circuit, head.layer, head.index)
         if pattern is not None:
             image = single_map(pattern, edge, d.palette.blue, d.palette.red)
             d.image(left, top, side, side, data_uri(image))
-            if edge:
-                cell = side / len(pattern)
-                row_top = top + side - (edge[0] + 1) * cell
-                d.rect(left + edge[1] * cell, row_top, cell, cell, stroke=d.palette.red_paint)
+            cell = side / len(pattern)
+            row_top = top + side - circuit.query * cell
+            d.rect(left + edge[1] * cell, row_top, cell, cell, stroke=d.palette.red_paint)
         else:
             d.text(middle, top + side / 2 - 3, "attention", 9.5, d.palette.muted, "middle")
-            d.text(middle, top + side / 2 + 11, number(head.get("attention")), 12, None, "middle")
+            d.text(middle, top + side / 2 + 11, number(head.attention), 12, None, "middle")
         d.rect(left, top, side, side, stroke=d.palette.line)
-        d.text(middle, top + side + 13, percent(head.get("share")), small, None, "middle")
+        d.text(middle, top + side + 13, percent(head.share), small, None, "middle")
         title = (
-            f"{name}: attention {number(head.get('attention'))}, contribution "
-            f"{number(head.get('contribution'))}, attribution share {percent(head.get('share'))}, "
-            f"drop when this edge alone is removed {number(head.get('causal'))}"
+            f"{name}: attention {number(head.attention)}, contribution "
+            f"{number(head.contribution)}, attribution share {percent(head.share)}, "
+            f"drop when this edge alone is removed {number(head.causal)}"
         )
         d.hotspot(left - 4, top - 18, side + 8, side + 34, title, kind="head", head=name)
     return y + height
 
 
-def draw_strip(d: Drawing, document: Document, strip: Strip, y: float) -> None:
+def draw_strip(d: Drawing, circuit: Circuit, strip: Strip, y: float) -> None:
     """Tokens with 1-based positions, concept blocks above them."""
-    query, key = document.get("query"), document.get("key")
-    tokens = document["tokens"]
+    query, key = circuit.query, circuit.key
+    tokens = circuit.tokens
     for block in strip.blocks:
         cell = strip.cells[block.position - 1]
         bottom = y + strip.tops[block.line]
@@ -142,17 +135,17 @@ def draw_strip(d: Drawing, document: Document, strip: Strip, y: float) -> None:
             lower = bottom - lane * LANE
             d.line([(cell.centre, lower - length), (cell.centre, lower)], d.palette.line, 1.2)
     for block in strip.blocks:
-        concept = document["concepts"][block.concept]
+        concept = circuit.concepts[block.concept]
         top = y + strip.block_top(block)
         marked = d.palette.red_paint if block.position == key else d.palette.line
         d.rect(block.x, top, block.width, BLOCK_HEIGHT, d.palette.field, marked, 1.2, 5)
         middle = block.x + block.width / 2
         d.text(middle, top + 14.5, block.name, 12.5, anchor="middle", bold=True)
         d.text(middle, top + 28, block.span, 12, d.palette.muted, "middle")
-        features = ", ".join(map(str, concept.get("features") or [])) or "no features listed"
-        title = f"{concept['name']} ({concept.get('kind', 'concept')}) at position "
+        features = ", ".join(concept.features) or "no features listed"
+        title = f"{concept.name} ({concept.kind}) at position "
         title += f"{block.position}, {block.span}; features {features}"
-        name = concept["name"]
+        name = concept.name
         d.hotspot(block.x, top, block.width, BLOCK_HEIGHT, title, kind="concept", concept=name)
     for cell in strip.cells:
         top = y + strip.tops[cell.line]
@@ -174,27 +167,27 @@ def draw_strip(d: Drawing, document: Document, strip: Strip, y: float) -> None:
         d.hotspot(cell.x, top, cell.width, height, title, kind="token", position=cell.position)
 
 
-def draw_target(d: Drawing, document: Document, x: float, y: float, width: float) -> float:
+def draw_target(d: Drawing, circuit: Circuit, x: float, y: float, width: float) -> float:
     """The target's block; returns its lower edge."""
-    target = document["target"]
-    name = shorten(claims.target_name(document), 24)
-    layer = span_text([target["layer"]]) if target.get("layer") is not None else "no layer"
+    target = circuit.target
+    name = shorten(claims.target_name(circuit), 24)
+    layer = span_text([target.layer])
     d.rect(x, y, width, 44, d.palette.accent_field, d.palette.accent, 1.5, 6)
     d.text(x + width / 2, y + 19, name, 14, anchor="middle", bold=True)
-    d.text(x + width / 2, y + 36, f"{layer}, position {target['position']}", 12, anchor="middle")
-    title = f"Target {claims.target_name(document)}: feature {target.get('feature')}, "
-    title += f"pre-activation {number(target.get('preactivation'))}"
-    d.hotspot(x, y, width, 44, title, kind="target", concept=target.get("concept"))
+    d.text(x + width / 2, y + 36, f"{layer}, position {target.position}", 12, anchor="middle")
+    title = f"Target {claims.target_name(circuit)}: feature {target.feature}, "
+    title += f"pre-activation {number(target.preactivation)}"
+    d.hotspot(x, y, width, 44, title, kind="target", concept=target.concept)
     return y + 44
 
 
-def draw_bubble(d: Drawing, document: Document, x: float, y: float, width: float) -> float:
+def draw_bubble(d: Drawing, circuit: Circuit, x: float, y: float, width: float) -> float:
     """The attribution share and what it is a share of; returns the lower edge."""
-    share = claims.shown_set(document).get("share_positive")
-    lines = wrap(claims.share_sentence(document), int((width - 16) / 6.6))
+    share = circuit.shown.share_positive
+    lines = wrap(claims.share_sentence(circuit), int((width - 16) / 6.6))
     height = 44 + 15 * len(lines)
     d.rect(x, y, width, height, d.palette.field, d.palette.line, 1.2, 16)
-    name = shorten(claims.target_name(document), 14)
+    name = shorten(claims.target_name(circuit), 14)
     middle = x + width / 2
     d.text(middle, y + 28, f"{name} modulated at {percent(share)}", 16, None, "middle", bold=True)
     for i, line in enumerate(lines):
@@ -203,10 +196,10 @@ def draw_bubble(d: Drawing, document: Document, x: float, y: float, width: float
     return y + height
 
 
-def draw_causal(d: Drawing, document: Document, x: float, y: float, width: float) -> float:
+def draw_causal(d: Drawing, circuit: Circuit, x: float, y: float, width: float) -> float:
     """The causal shares beside the random-set baseline; returns the lower edge."""
     start = y
-    for sentence in claims.causal_sentences(document):
+    for sentence in claims.causal_sentences(circuit):
         for line in wrap(sentence, int(width / 6.6)):
             d.text(x, y + 12, line, 12.5)
             y += 16
@@ -215,9 +208,9 @@ def draw_causal(d: Drawing, document: Document, x: float, y: float, width: float
     return y
 
 
-def draw_predictions(d: Drawing, document: Document, x: float, y: float, width: float) -> float:
+def draw_predictions(d: Drawing, circuit: Circuit, x: float, y: float, width: float) -> float:
     """The most probable next tokens as bars; returns the lower edge."""
-    predictions = (document.get("prediction") or [])[:5]
+    predictions = circuit.prediction[:5]
     if not predictions:
         return y
     d.text(x, y + 12, "Next token", 12.5, bold=True)
@@ -225,12 +218,12 @@ def draw_predictions(d: Drawing, document: Document, x: float, y: float, width: 
     name_width, number_width = 92.0, 44.0
     room = width - name_width - number_width
     for item in predictions:
-        text = shorten(quoted(item["token"]), 12)
+        text = shorten(quoted(item.token), 12)
         d.text(x, y + 11, text, 12, mono=True)
-        length = max(1.0, room * min(max(item["probability"], 0.0), 1.0))
+        length = max(1.0, room * min(max(item.probability, 0.0), 1.0))
         d.rect(x + name_width, y + 2, length, 11, fill=d.palette.blue_paint)
-        d.text(x + width, y + 11, percent(item["probability"]), 12, None, "end")
-        title = f"{quoted(item['token'])}: probability {percent(item['probability'])}"
+        d.text(x + width, y + 11, percent(item.probability), 12, None, "end")
+        title = f"{quoted(item.token)}: probability {percent(item.probability)}"
         d.hotspot(x, y, width, 15, title)
         y += 17
     return y

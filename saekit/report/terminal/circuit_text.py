@@ -2,7 +2,8 @@
 
 from textwrap import wrap
 
-from saekit.routes.circuit import Circuit, CircuitSet
+from saekit.routes.circuit import Circuit
+from saekit.routes.circuit_parts import CircuitSet
 from saekit.wording import number, percent
 
 SHOWN_SET_HEADS = 12
@@ -42,12 +43,6 @@ def _head_list(chosen: CircuitSet) -> str:
     names = chosen.heads[:SHOWN_SET_HEADS]
     more = len(chosen.heads) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
-
-
-WAYS = {
-    "renormalise": "rows renormalised", "mean": "mean values", "resample": "counterfactual values",
-    "resample full": "counterfactual values and attention",
-}  # fmt: skip
 
 
 def _count(n: int) -> str:

@@ -99,15 +99,15 @@ def _dynamic_line(scores: HeadScores) -> list[RenderableType]:
 def _causal_table(scores: HeadScores) -> list[RenderableType]:
     if scores.causal is None:
         return []
-    table = Table(box=None, pad_edge=False, title=scores.causal["what"], title_justify="left")
+    table = Table(box=None, pad_edge=False, title=scores.causal.what, title_justify="left")
     for name in ("heads removed", "accuracy", "random heads (mean, range)"):
         table.add_column(name)
-    for row in scores.causal["rows"]:
-        low, high = row["random_range"]
+    for row in scores.causal.rows:
+        low, high = row.random_range
         table.add_row(
-            f"{row['n']}: {', '.join(row['heads'])}",
-            f"{row['accuracy']:.3f}",
-            f"{row['random_mean']:.3f} ({low:.3f} to {high:.3f})",
+            f"{row.n}: {', '.join(row.heads)}",
+            f"{row.accuracy:.3f}",
+            f"{row.random_mean:.3f} ({low:.3f} to {high:.3f})",
         )
     return [table]
 
@@ -115,14 +115,12 @@ def _causal_table(scores: HeadScores) -> list[RenderableType]:
 def _salient_tables(scores: HeadScores) -> list[RenderableType]:
     tables: list[RenderableType] = []
     for one in scores.salient or []:
-        counts = ", ".join(f"{name} {share:.0%}" for name, share in one["kinds"].items())
-        table = Table(
-            box=None, pad_edge=False, title=f"{one['head']}: {counts}", title_justify="left"
-        )
-        for name in ("input", one["side"], "kind"):
+        counts = ", ".join(f"{name} {share:.0%}" for name, share in one.kinds.items())
+        table = Table(box=None, pad_edge=False, title=f"{one.head}: {counts}", title_justify="left")
+        for name in ("input", one.side, "kind"):
             table.add_column(name)
-        for row in one["rows"][:SALIENT_ROWS]:
-            table.add_row(repr(row["input"]), "  ".join(map(repr, row["outputs"])), row["kind"])
+        for row in one.rows[:SALIENT_ROWS]:
+            table.add_row(repr(row.input), "  ".join(map(repr, row.outputs)), row.kind)
         tables.append(table)
     return tables
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from saekit.errors import InputError
 from saekit.model.exact import ExactModel, Forward
 from saekit.routes.ablation.head_means import HeadMeans
+from saekit.routes.circuit_parts import Way
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Replacement:
         renormalise: whether the row's other weights take over.
     """
 
-    name: str
+    name: Way
     value: Float[Tensor, "layer head pos d_head"] | None = None
     weight: Float[Tensor, "layer head query pos"] | None = None
     renormalise: bool = False

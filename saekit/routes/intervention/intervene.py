@@ -18,7 +18,8 @@ from saekit.concepts.catalogue import Catalogue
 from saekit.errors import InputError
 from saekit.model.loading import LanguageModel
 from saekit.routes.assembly import predictions
-from saekit.routes.circuit import Prediction, rounded
+from saekit.routes.circuit import rounded
+from saekit.routes.circuit_parts import Prediction
 from saekit.routes.intervention.changes import Resolved, Resolver, parse_change
 from saekit.routes.intervention.holds import (
     Place,

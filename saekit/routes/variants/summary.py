@@ -7,7 +7,7 @@ it varies; what is left out is named.
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations
 from textwrap import shorten
 from typing import Any
@@ -23,62 +23,10 @@ from saekit.routes.ablation.edge_drops import random_sets
 from saekit.routes.circuit import Circuit, rounded
 from saekit.routes.trace import trace
 from saekit.routes.variants.intervals import bootstrap_interval
+from saekit.routes.variants.stability import HeadCount, Measure, Variants
 from saekit.sae.storage.dictionary_set import DictionarySet
-from saekit.wording import number, percent
 
-ENOUGH = 20  # below, an interval says little
-SHOWN_HEADS = 10
 SHOWN_PROMPT = 60  # characters
-
-
-@dataclass
-class Measure:
-    """One number over the variants; `refused` counts the prompts on which it is n/a."""
-
-    median: float | None
-    interval: list[float] | None
-    n: int
-    refused: int
-
-
-@dataclass
-class HeadCount:
-    """How often a head is in the set, as a share of the variants."""
-
-    head: str
-    share: float
-
-
-@dataclass
-class Variants:
-    """What `trace` says on many prompts.
-
-    Attributes:
-        n: variants traced.
-        left_out: {prompt, reason} of the others.
-        key, query: the positions that all share.
-        measures: name -> median and 95% bootstrap interval.
-        heads: every head that is in any set, most frequent first, equal ones in reading order.
-        jaccard: mean over all pairs of variants of |common heads| / |heads of either|.
-        jaccard_interval: its 95% bootstrap interval.
-        jaccard_random: the same of random sets with as many heads in each layer.
-        rows: the numbers of each variant.
-    """
-
-    n: int
-    left_out: list[dict[str, str]]
-    key: int
-    query: int
-    measures: dict[str, Measure]
-    heads: list[HeadCount]
-    jaccard: float | None
-    jaccard_interval: list[float] | None
-    jaccard_random: float | None
-    rows: list[dict[str, Any]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON document."""
-        return asdict(self)
 
 
 def trace_variants(
@@ -230,36 +178,3 @@ def _random_sets(circuits: Sequence[Circuit], seed: int) -> list[frozenset]:
         drawn = random_sets(heads, layers, n_heads, 1, seed * len(circuits) + place)
         found += [frozenset(some) for some in drawn]
     return found
-
-
-def render_variants(variants: Variants) -> str:
-    """The summary for a terminal."""
-
-    def words(name: str, value: float | None) -> str:
-        whole = name.startswith(("share", "error", "prob", "beats"))
-        return percent(value) if whole else number(value)
-
-    lines = [
-        f"Variants  {variants.n} prompts, key {variants.key} -> query {variants.query} in each"
-        + (f", {len(variants.left_out)} left out" if variants.left_out else ""),
-        f"  {'':<24}{'median':>10}{'95% interval':>24}{'n/a':>6}",
-    ]
-    for name, row in variants.measures.items():
-        ends = [words(name, end) for end in row.interval or ()]
-        interval = " to ".join(ends) or "-"
-        label = name.replace("_", " ")
-        lines.append(f"  {label:<24}{words(name, row.median):>10}{interval:>24}{row.refused:>6}")
-    interval = " to ".join(number(end) for end in variants.jaccard_interval or ()) or "-"
-    common = [f"{row.head} {percent(row.share)}" for row in variants.heads[:SHOWN_HEADS]]
-    lines += [
-        f"  Head set: two prompts share {number(variants.jaccard)} of their heads (mean Jaccard, "
-        f"95% interval {interval}; random sets {number(variants.jaccard_random)})",
-        f"  In the set: {', '.join(common)}" + ", ..." * (len(variants.heads) > SHOWN_HEADS),
-    ]
-    lines += [
-        f"  Left out: {shorten(row['prompt'], SHOWN_PROMPT, placeholder=' ...')} ({row['reason']})"
-        for row in variants.left_out[:3]
-    ]
-    if variants.n < ENOUGH:
-        lines.append(f"  Fewer than {ENOUGH} prompts: take the intervals as rough.")
-    return "\n".join(lines)

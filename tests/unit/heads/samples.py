@@ -3,6 +3,7 @@
 import numpy as np
 
 from saekit.heads.classes import HeadClass, HeadClasses
+from saekit.heads.document_parts import CausalCheck, CausalRow, SalientHead, SalientRow
 from saekit.heads.grids import Dynamic
 from saekit.heads.scores import HeadScores
 
@@ -35,15 +36,12 @@ def atlas(**changes) -> HeadScores:
             ["No X means no"], 2, grid(*[0.5] * 6), grid(*[0.25] * 6), grid(*[0] * 6),
             grid(*[1] * 6), {"forced": 0.9, "natural": None},
         ),
-        "causal": {
-            "what": "accuracy", "prompts": 4, "intact": 1.0, "seed": 0,
-            "rows": [{"n": 1, "heads": ["L1-H2"], "accuracy": 0.25, "random_mean": 0.9,
-                      "random_range": [0.5, 1.0], "random_sets": 20}],
-        },
+        "causal": CausalCheck(
+            "accuracy", 4, 1.0, 0, [CausalRow(1, ["L1-H2"], 0.25, 0.9, [0.5, 1.0], 20)]
+        ),
         "salient": [
-            {"head": "L1-H2", "side": "raises", "kinds": {"same token": 1.0},
-             "rows": [{"input": " Mary", "outputs": [" Mary", "x"], "strength": 1.5,
-                       "kind": "same token"}]}
+            SalientHead("L1-H2", "raises", {"same token": 1.0},
+                        [SalientRow(" Mary", [" Mary", "x"], 1.5, "same token")])
         ],
         "notes": ["a note"],
     }  # fmt: skip

@@ -1,14 +1,12 @@
 """`saekit heads` as a user meets it: documents, files, and bad input in one sentence."""
 
 import json
-import shlex
 import shutil
-from pathlib import Path
 
 import jsonschema
 import pytest
 
-from saekit.cli import build_parser, main
+from saekit.cli import main
 from saekit.heads.document import schema
 
 WORDS = ["large", "small", "big", "little", "hot", "cold", "warm", "cool", "tall", "short"]
@@ -96,26 +94,3 @@ def test_bad_input_is_one_sentence(tiny_model_folder, relation, tmp_path, capsys
     (other / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
     places = {"model": tiny_model_folder, "mine": relation, "tmp": tmp_path, "other": other}
     assert said in refused(capsys, *(argument.format(**places) for argument in arguments))
-
-
-README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    shlex.split(line, comments=True)[1:]
-    for line in README.splitlines()
-    if line.startswith("saekit heads")
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_command_of_the_readme_runs(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    if "gpt2" in command:  # needs the hub
-        build_parser().parse_args(command)
-        return
-    assert main(command) == 0
-    assert len(capsys.readouterr().out) > 40
-
-
-def test_the_readme_has_commands():
-    assert len(COMMANDS) >= 5

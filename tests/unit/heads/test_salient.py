@@ -40,14 +40,14 @@ def test_planted_heads_show_what_they_do(planted):
         model, exact, [(COPIER, False), (FIRST_LAYER, False), (SUPPRESSOR, True), (RELATION, False)]
     )
     for entry in found[:3]:
-        assert entry["kinds"]["same token"] == 1
-        assert all(row["input"] == row["outputs"][0] for row in entry["rows"])
-        assert len(entry["rows"]) == N_INPUTS
-    assert [entry["side"] for entry in found] == ["raises", "raises", "lowers", "raises"]
-    assert found[3]["kinds"]["same token"] == 0
-    for row in found[3]["rows"]:  # partners are 2i and 2i + 1
+        assert entry.kinds["same token"] == 1
+        assert all(row.input == row.outputs[0] for row in entry.rows)
+        assert len(entry.rows) == N_INPUTS
+    assert [entry.side for entry in found] == ["raises", "raises", "lowers", "raises"]
+    assert found[3].kinds["same token"] == 0
+    for row in found[3].rows:  # partners are 2i and 2i + 1
         one, two = (model.tokenizer.encode(text)[0] if text != "<bos>" else 0
-                    for text in (row["input"], row["outputs"][0]))  # fmt: skip
+                    for text in (row.input, row.outputs[0]))  # fmt: skip
         assert one ^ 1 == two
 
 
@@ -72,5 +72,5 @@ def test_each_layer_is_given_its_own_input():
     for layer, entry in enumerate(found):
         own = head_input(exact, everything, layer)
         values, _, _ = strongest(exact, (layer, 1), own, False)
-        listed = sorted((row["strength"] for row in entry["rows"]), reverse=True)
+        listed = sorted((row.strength for row in entry.rows), reverse=True)
         assert listed == pytest.approx(values.tolist(), abs=1e-3)

@@ -1,8 +1,10 @@
-"""Circuit documents for the tests of figure, report and viewer; the numbers are invented."""
+"""Circuits and their documents, for the tests of figure, report and viewer; numbers are invented."""
 
 import json
 import random
 from typing import Any
+
+from saekit.routes.circuit import Circuit
 
 SEED_TOKENS = ["The", " opposite", " of", ' "', "large", '"', " is", ' "']
 CHOSEN = [(11, 7), (10, 1), (9, 7), (9, 1), (8, 6)]
@@ -26,7 +28,7 @@ def head_set(heads: list[str], **numbers: float | None) -> dict[str, Any]:
     return {"heads": heads, **named, **numbers}
 
 
-def circuit(
+def document(
     tokens: list[str] | None = None,
     chosen: list[tuple[int, int]] | None = None,
     n_layers: int = 12,
@@ -59,7 +61,7 @@ def circuit(
     names = [head["head"] for head in heads]
     found = [("opposite", "input", 2, [0, 1]), ("large", "input", 5, [0, 3]),
              ("brackets", "class", 8, [0, 10]), ("small", "output", 8, [12, 12])]  # fmt: skip
-    document = {
+    values = {
         "schema_version": 1,
         "model": "gpt2-mini",
         "fingerprint": "ab" * 32,
@@ -104,4 +106,9 @@ def circuit(
                      "pairs": [{"query": "9/3", "key": "9/12", "value": 0.8, "query_name": None,
                                 "key_name": "large"}]}],
     }  # fmt: skip
-    return json.loads(json.dumps(document))  # exactly what a reader of the file gets
+    return json.loads(json.dumps(values))  # exactly what a reader of the file gets
+
+
+def circuit(*args: Any, **kwargs: Any) -> Circuit:
+    """The same as a reader of the file has it."""
+    return Circuit.from_dict(document(*args, **kwargs))

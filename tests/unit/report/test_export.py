@@ -9,29 +9,25 @@ from PIL import Image
 
 from saekit.errors import InputError
 from saekit.report import export
+from saekit.report.circuit.circuit_tables import tables
 from saekit.report.circuit.svg import circuit_svg
-from saekit.report.html import report_page, tables
+from saekit.report.html import report_page
 from saekit.routes.circuit import Circuit
 from saekit.wording import number, percent
-from tests.unit.report.samples import circuit
+from tests.unit.report.samples import circuit, document
 
 
 def test_the_sample_is_a_real_circuit():
-    assert Circuit.from_dict(circuit()).to_dict() == circuit()
+    assert circuit().to_dict() == document()
 
 
 def test_four_files(tmp_path):
-    written = export.write_report(Circuit.from_dict(circuit()), tmp_path / "new")
+    written = export.write_report(circuit(), tmp_path / "new")
     names = {path.name for path in written}
     assert {"circuit.json", "circuit.svg", "report.html"} <= names
-    assert json.loads((tmp_path / "new" / "circuit.json").read_text("utf-8")) == circuit()
+    assert json.loads((tmp_path / "new" / "circuit.json").read_text("utf-8")) == document()
     assert (tmp_path / "new" / "circuit.svg").read_text("utf-8") == circuit_svg(circuit(), "light")
     Circuit.load(tmp_path / "new" / "circuit.json")
-
-
-def test_json_is_what_the_circuit_itself_saves(tmp_path):
-    Circuit.from_dict(circuit()).save(tmp_path / "own.json")
-    assert (tmp_path / "own.json").read_text("utf-8") == export.circuit_json(circuit())
 
 
 DEJAVU = "fonts/truetype/dejavu/DejaVuSans.ttf"
@@ -94,13 +90,13 @@ def test_the_page_escapes_tokens():
 
 
 def test_tables_show_the_document():
-    document = circuit()
-    found = {title: rows for title, _, _, rows in tables(document)}
-    first = document["heads"][0]
+    shown = circuit()
+    found = {title: rows for title, _, _, rows in tables(shown)}
+    first = shown.heads[0]
     assert found["Heads"][0] == [
-        "L11-H7", number(first["attention"]), number(first["contribution"]),
-        percent(first["share"]), number(first["causal"]), "yes",
+        "L11-H7", number(first.attention), number(first.contribution),
+        percent(first.share), number(first.causal), "yes",
     ]  # fmt: skip
     assert found["Random sets"] == [["200", "6", "0.0213", "0.312", "99.5%"]]
     assert [row[3] for row in found["Concepts"]][:2] == ["layer 0-1", "layer 0-3"]
-    assert all(len(row) == len(columns) for _, _, columns, rows in tables(document) for row in rows)
+    assert all(len(row) == len(columns) for _, _, columns, rows in tables(shown) for row in rows)

@@ -10,14 +10,10 @@ import pytest
 
 from saekit.errors import FormatError
 from saekit.report.terminal.circuit_text import render
-from saekit.routes.circuit import (
-    Arrival,
-    Circuit,
-    CircuitConcept,
-    rounded,
-    schema,
-)
+from saekit.routes.circuit import Circuit, rounded
+from saekit.routes.circuit_parts import Arrival, CircuitConcept
 from saekit.routes.trace import trace
+from saekit.routes.trace_document import schema
 from saekit.wording import number, percent
 
 FIXED = (
@@ -51,14 +47,35 @@ def test_the_schema_is_valid_and_describes_every_key(circuit):
     jsonschema.Draft202012Validator.check_schema(schema())
     document = circuit.to_dict()
     jsonschema.validate(document, schema())
-    assert set(schema()["required"]) == set(FIXED)
+    assert set(FIXED) <= set(schema()["required"])
     assert set(schema()["properties"]) == set(document) | {"interventions", "variants"}
     for change in (
         {"key": 0}, {"schema_version": 2}, {"tokens": "large"},
-        {"set": {**document["set"], "share_positive": 1.2}},
+        {"set": {**document["set"], "share_positive": 1.2}}, {"prediction": [{"token": "a"}]},
+        {"error_node_share": float("nan")}, {"heads": [{**document["heads"][0], "head": "9.9"}]},
     ):  # fmt: skip
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**document, **change}, schema())
+        other = {**document, **change}
+        if "error_node_share" not in change:  # NaN is no JSON, and above every limit and below
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(other, schema())
+        with pytest.raises(FormatError, match=next(iter(change))):
+            Circuit.from_dict(other)
+
+
+def test_every_field_of_a_circuit_is_read_back_and_unknown_ones_are_ignored(circuit):
+    document = circuit.to_dict()
+    assert Circuit.from_dict(json.loads(circuit.to_json())) == circuit
+    later = {**document, "added_later": 1, "set": {**document["set"], "added_later": []}}
+    assert Circuit.from_dict(later) == circuit
+    jsonschema.validate(later, schema())
+
+
+def test_the_schema_says_what_the_fields_mean():
+    described = schema()
+    assert "pre-activation" in described["properties"]["components"]["description"]
+    assert "may leave [0, 1]" in str(described["$defs"]["CircuitSet"]["properties"]["share_signed"])
+    assert described["properties"]["schema_version"]["const"] == 1
+    assert set(described["$defs"]) >= {"Match", "Outcome", "Variants", "Ablation"}
 
 
 def test_unknown_versions_and_missing_keys_are_refused(circuit, tmp_path):
@@ -69,9 +86,9 @@ def test_unknown_versions_and_missing_keys_are_refused(circuit, tmp_path):
     jsonschema.validate(older, schema())
     assert Circuit.from_dict(older).matches == []
     del document["n80"]
-    with pytest.raises(FormatError, match="not a complete saekit circuit.*n80"):
+    with pytest.raises(FormatError, match="not a complete saekit circuit: n80 is missing"):
         Circuit.from_dict(document)
-    with pytest.raises(FormatError, match="not a complete saekit circuit"):
+    with pytest.raises(FormatError, match="not a complete saekit circuit: set is 3: "):
         Circuit.from_dict({**circuit.to_dict(), "set": 3})
     with pytest.raises(FormatError, match="schema_version None"):
         Circuit.from_dict([])

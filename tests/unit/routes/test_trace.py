@@ -18,9 +18,9 @@ from saekit.model.exact import ExactModel
 from saekit.model.loading import LanguageModel
 from saekit.routes.attribution.paths import frozen_maps, split_paths
 from saekit.routes.attribution.qk import split_score
-from saekit.routes.circuit import schema
 from saekit.routes.target import token_target
 from saekit.routes.trace import trace
+from saekit.routes.trace_document import schema
 from saekit.sae.storage.dictionary_set import DictionarySet
 from saekit.wording import number
 

@@ -64,11 +64,11 @@ def test_the_heads_that_copy_names_are_needed_for_stories(mini):
     pairs, exact = token_pairs(mini, open_relation("name_copying")), ExactModel(mini)
     heads = [head for head, _ in score_pairs(mini, exact, pairs, 1).top_heads(12)]
     found = causal_check(mini, exact, pairs, heads, seed=0, n=16)
-    assert [row["n"] for row in found["rows"]] == [1, 2, 3, 5, 8, 12]
-    assert found["prompts"] == 16 and found["intact"] >= 0.9
-    for row in found["rows"]:
-        low, high = row["random_range"]
-        assert 0 <= low <= row["random_mean"] <= high <= 1
-        assert row["heads"] == [f"L{a}-H{b}" for a, b in heads[: row["n"]]]
-    last = found["rows"][-1]
-    assert last["accuracy"] < last["random_mean"] - 0.4
+    assert [row.n for row in found.rows] == [1, 2, 3, 5, 8, 12]
+    assert found.prompts == 16 and found.intact >= 0.9
+    for row in found.rows:
+        low, high = row.random_range
+        assert 0 <= low <= row.random_mean <= high <= 1
+        assert row.heads == [f"L{a}-H{b}" for a, b in heads[: row.n]]
+    last = found.rows[-1]
+    assert last.accuracy < last.random_mean - 0.4

@@ -1,4 +1,3 @@
-import copy
 import re
 from xml.etree import ElementTree
 
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 from saekit.errors import InputError
 from saekit.report.circuit.head_map import head_svg
 from saekit.report.circuit.svg import circuit_svg
+from saekit.routes.circuit_parts import CircuitConcept
 from saekit.wording import number, percent
 from tests.unit.report.samples import circuit
 
@@ -30,19 +30,19 @@ def titles(svg: str) -> str:
 
 def shown_numbers(document) -> list[str]:
     """Every number that the figure must show, written by the shared functions."""
-    drawn, random = document["shown"], document["random_sets"]
+    drawn, random = document.shown, document.random_sets
     return [
-        percent(drawn["share_positive"]),
-        percent(drawn["share_causal"]),
-        number(drawn["joint_drop"]),
-        percent(document["set"]["share_causal"]),
-        number(document["set"]["joint_drop"]),
-        number(random["median_drop"]),
-        number(random["p95_drop"]),
-        number(document["completeness_error"]),
-        percent(document["error_node_share"]),
-        *[percent(head["share"]) for head in document["heads"]],
-        *[percent(item["probability"]) for item in document["prediction"]],
+        percent(drawn.share_positive),
+        percent(drawn.share_causal),
+        number(drawn.joint_drop),
+        percent(document.set.share_causal),
+        number(document.set.joint_drop),
+        number(random.median_drop),
+        number(random.p95_drop),
+        number(document.completeness_error),
+        percent(document.error_node_share),
+        *[percent(head.share) for head in document.heads],
+        *[percent(item.probability) for item in document.prediction],
     ]
 
 
@@ -58,8 +58,9 @@ def test_numbers_are_those_of_the_document(theme):
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(-50, 50), st.floats(0, 50))
 def test_no_number_is_a_constant(share, causal, drop, baseline):
     document = circuit(n_layers=2, n_heads=2, chosen=[(1, 0)])
-    document["shown"] |= {"share_positive": share, "share_causal": causal, "joint_drop": drop}
-    document["random_sets"]["median_drop"] = baseline
+    document.shown.share_positive, document.shown.share_causal = share, causal
+    document.shown.joint_drop = drop
+    document.random_sets.median_drop = baseline
     drawn = " ".join(texts(circuit_svg(document)))
     assert f"small modulated at {percent(share)}" in drawn
     for shown in shown_numbers(document):
@@ -73,12 +74,9 @@ def test_no_number_is_a_constant(share, causal, drop, baseline):
 )
 def test_any_tokens_and_names_give_valid_xml(tokens, name):
     document = circuit(tokens, n_layers=1, n_heads=1, chosen=[(0, 0)])
-    document["concepts"] = [
-        {"name": name, "kind": name, "position": 1, "span": [0, 2], "features": [name],
-         "evidence": name}
-    ]  # fmt: skip
-    document["target"]["concept"] = document["model"] = document["dictionaries"] = name
-    document["prediction"][0]["token"] = tokens[0]
+    document.concepts = [CircuitConcept(name, name, 1, [0, 2], [name], name)]
+    document.target.concept = document.model = document.dictionaries = name
+    document.prediction[0].token = tokens[0]
     for theme in ("light", "auto"):
         read(circuit_svg(document, theme))
     read(head_svg(document, 0, 0))
@@ -140,13 +138,6 @@ def test_long_prompts_are_pooled_and_it_is_said():
     drawn = texts(circuit_svg(circuit([" a"] * 64, n_layers=2, n_heads=2, chosen=[(1, 1)])))
     assert "Each cell: largest weight of 2 x 2 token pairs" in drawn
     assert not any("largest weight" in text for text in texts(circuit_svg(circuit())))
-
-
-def test_missing_optional_keys():
-    document = copy.deepcopy(circuit())
-    for name in ("patterns", "shown", "random_sets", "components", "arrivals", "sources"):
-        del document[name]
-    assert "small modulated at 83%" in texts(circuit_svg(document))
 
 
 def test_themes():

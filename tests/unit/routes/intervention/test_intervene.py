@@ -14,12 +14,13 @@ import jsonschema
 import pytest
 import torch
 
+from saekit.documents import json_schema
 from saekit.errors import InputError
 from saekit.model.exact import ExactModel
-from saekit.routes.circuit import schema
+from saekit.report.terminal.outcome_text import render_outcomes
 from saekit.routes.intervention.changes import Change, differing, parse_change
 from saekit.routes.intervention.intervene import intervene
-from saekit.routes.intervention.outcomes import render_outcomes
+from saekit.routes.intervention.outcomes import Outcome
 from saekit.sae.storage.dictionary_set import DictionarySet
 
 PROMPT = 'The opposite of "large" is "'
@@ -119,15 +120,14 @@ def test_several_changes_come_alone_and_together(one, sharp_features, named):
     assert found[2].positions == [5, 8]
 
 
-def test_the_table_and_the_schema(one, sharp_features, named):
+def test_the_text_and_the_schema(one, sharp_features, named):
     found = changed(one, sharp_features, named, "large@5=0", "large@5->small", random_writes=3)[:2]
     text = render_outcomes(found)
     shown = ["large@5=0", "4 features at position 5, layer 0-3", "next token before", "ceiling"]
     for words in (*shown, "3 random writes", f"'{found[0].after[0].token}'"):
         assert words in text
-    part = {**schema(), **schema()["properties"]["interventions"]["items"], "required": []}
     for outcome in found:
-        jsonschema.validate(outcome.to_dict(), part)
+        jsonschema.validate(outcome.to_dict(), json_schema(Outcome))
 
 
 def test_changes_are_read_from_words():

@@ -7,11 +7,11 @@ with itself in the mean Jaccard; the key of each variant chosen anew.
 import pytest
 
 from saekit.errors import InputError
+from saekit.report.terminal.variant_text import render_variants
 from saekit.routes.trace import trace
 from saekit.routes.variants.summary import (
     mean_jaccard,
     measured,
-    render_variants,
     row_of,
     trace_variants,
 )
