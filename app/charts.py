@@ -3,12 +3,7 @@
 import altair as alt
 import streamlit as st
 
-from saekit.features.records import Example, FeatureRecord
-from saekit.report.formatting import visible, xml
-from saekit.wording import number
-
-_BLUE = "76, 140, 235"  # readable behind light and dark text at the opacities below
-_STRONGEST = 0.55
+from saekit.features.records import FeatureRecord
 
 
 def histogram(record: FeatureRecord) -> alt.Chart:
@@ -36,27 +31,6 @@ def histogram(record: FeatureRecord) -> alt.Chart:
             ],
         )
         .properties(height=220)
-    )
-
-
-def example_html(example: Example, maximum: float) -> str:
-    """Tokens of an example, the stronger the activation the bluer; the example's own outlined."""
-    spans = []
-    for place, (token, activation) in enumerate(
-        zip(example.tokens, example.activations, strict=True)
-    ):
-        opacity = _STRONGEST * min(activation / maximum, 1) if maximum > 0 else 0
-        style = f"background:rgba({_BLUE},{opacity:.3f});border-radius:3px;padding:1px 0"
-        if place == example.position:
-            style += f";outline:1.5px solid rgb({_BLUE})"
-        shown = visible(token).replace("·", " ") if token.strip() else visible(token)
-        title = xml(f'"{visible(token)}": {number(activation)}')
-        spans.append(f'<span style="{style}" title="{title}">{xml(shown)}</span>')
-    return (
-        '<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.9">'
-        f'<span style="font-weight:600;padding-right:1em">{number(example.value)}</span>'
-        + "".join(spans)
-        + "</div>"
     )
 
 

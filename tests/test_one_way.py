@@ -14,16 +14,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BASE = (
-    "errors", "files", "documents", "h5", "coordinates", "bundled", "native", "version", "wording",
+    "errors", "files", "documents", "h5", "coordinates", "bundled", "native", "notebook", "version",
+    "wording",
 )  # fmt: skip
 LINE = ("text", "model", "activations", "sae", "features", "concepts", "routes", "report")
 # stage -> stages it may import from, beside itself and the base modules
 MAY_IMPORT = {stage: set(LINE[:place]) for place, stage in enumerate(LINE)}
 MAY_IMPORT["heads"] = {"text", "model"}
-MAY_IMPORT["sparse"] = {"text", "model"}
-MAY_IMPORT["routes"] |= {"heads", "sparse"}
-MAY_IMPORT["report"] |= {"heads", "sparse"}
-MAY_IMPORT["demo"] = {*LINE, "heads", "sparse"}
+MAY_IMPORT["routes"] |= {"heads"}
+MAY_IMPORT["report"] |= {"heads"}
+MAY_IMPORT["demo"] = {*LINE, "heads"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT["demo"], "demo"}
 MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["app"] = {*MAY_IMPORT["demo"]}

@@ -4,6 +4,7 @@ A command runs as it stands there if that takes less than 20 s on two cores, els
 else it is only parsed.  The lists below say which, and why.
 """
 
+import ast
 import json
 import re
 import shlex
@@ -136,9 +137,18 @@ def test_the_notebook_runs(monkeypatch, capsys):
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
     monkeypatch.chdir(ROOT / "docs")
     namespace: dict[str, object] = {}
+    pictures = {}
     for number, cell in enumerate(cells):
-        exec(compile("".join(cell["source"]), f"cell {number}", "exec"), namespace)
+        program = ast.parse("".join(cell["source"]))
+        last = program.body.pop() if isinstance(program.body[-1], ast.Expr) else None
+        exec(compile(program, f"cell {number}", "exec"), namespace)
+        if last:  # what a notebook shows of it
+            shown = eval(compile(ast.Expression(last.value), f"cell {number}", "eval"), namespace)
+            if hasattr(shown, "_repr_html_"):
+                pictures[type(shown).__name__] = shown._repr_html_()
     assert "small" in capsys.readouterr().out
+    assert set(pictures) == {"Circuit", "FeatureRecord", "HeadScores"}
+    assert all(len(html) > 500 for html in pictures.values())
 
 
 def test_the_readme_fits_a_screen_and_a_half():

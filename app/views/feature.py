@@ -3,9 +3,10 @@
 import streamlit as st
 
 from app import state
-from app.charts import example_html, histogram, token_table
+from app.charts import histogram, token_table
 from saekit.coordinates import feature_name, parse_feature
 from saekit.features.records import Example, FeatureRecord
+from saekit.report.feature_html import example_html
 from saekit.report.formatting import plain, span_text, visible
 from saekit.wording import number
 

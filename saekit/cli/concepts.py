@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 
 
 def _concepts(args: argparse.Namespace) -> None:
-    from saekit.concepts.automatic import automatic_table
     from saekit.concepts.catalogue import Catalogue
     from saekit.concepts.definitions import BUILT_IN, read_definitions
     from saekit.concepts.finding import find_concepts
     from saekit.files import ensure_writable
-    from saekit.report.terminal.concept_tables import catalogue_table
+    from saekit.report.terminal.concept_tables import automatic_table, catalogue_table
 
     check_top(args)
     path = dictionary_folder(args) / "concepts.json"

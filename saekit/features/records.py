@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from saekit.coordinates import feature_name
+from saekit.notebook import Pictured
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class FeatureName:
 
 
 @dataclass(frozen=True)
-class FeatureRecord:
+class FeatureRecord(Pictured):
     """Everything the index knows about one feature.
 
     Attributes:

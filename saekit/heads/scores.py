@@ -13,9 +13,10 @@ from saekit.files import read_json, write_text
 from saekit.heads.document import fields_of, to_csv, to_document
 from saekit.heads.document_parts import SCHEMA_VERSION, AtlasDocument
 from saekit.heads.grids import ScoresOfHeads
+from saekit.notebook import Pictured
 
 
-class HeadScores(ScoresOfHeads):
+class HeadScores(ScoresOfHeads, Pictured):
     """Static scores of every head (see `ScoresOfHeads` for its attributes), with their file."""
 
     def to_dict(self, per_pair: bool = False) -> dict[str, Any]:

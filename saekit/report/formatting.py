@@ -8,6 +8,8 @@ import re
 import unicodedata
 from xml.sax.saxutils import escape
 
+from rich.cells import cell_len
+
 _VISIBLE = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
 # General categories without a glyph of their own: controls, format characters (bidirectional marks,
 # zero-width joiners), surrogates, private use, unassigned (U+FFFE is not even legal in XML).
@@ -49,23 +51,13 @@ def plain(text: object) -> str:
     return " ".join(visible(word) for word in str(text).split())
 
 
-def columns(text: str) -> int:
-    """Character cells a text takes: wide East Asian characters count twice, accents not."""
-    total = 0
-    for character in text:
-        if unicodedata.category(character) in _COMBINING:
-            continue
-        total += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-    return total
-
-
 def shorten(text: str, limit: int) -> str:
     """At most `limit` character cells, the cut shown by an ellipsis."""
-    if columns(text) <= limit:
+    if cell_len(text) <= limit:
         return text
     kept, used = [], 0
     for character in text:
-        used += columns(character)
+        used += cell_len(character)
         if used > limit - 1:
             break
         kept.append(character)
@@ -83,7 +75,7 @@ def wrap(text: str, limit: int) -> list[str]:
     lines: list[str] = []
     for word in text.split():
         word = shorten(word, limit)
-        if lines and columns(lines[-1]) + 1 + columns(word) <= limit:
+        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= limit:
             lines[-1] += " " + word
         else:
             lines.append(word)

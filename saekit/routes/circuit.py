@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from saekit.documents import DOCUMENT, Count, Position, Share, one_line_per_key, read_record
 from saekit.errors import FormatError
 from saekit.files import read_json, write_text
+from saekit.notebook import Pictured
 from saekit.routes.circuit_parts import (
     Ablation,
     Arrival,
@@ -42,7 +43,7 @@ def rounded(value: float | None) -> float | None:
 
 
 @dataclass
-class Circuit:
+class Circuit(Pictured):
     """Tokens, concepts, edges and numbers of one prompt.
 
     Positions are 1-based and do not count the beginning-of-sequence token.  H is the last-arrival

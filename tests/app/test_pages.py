@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import charts, state
+from app import state
 from tests.app.conftest import VIEWER
 
 SEED = 'The opposite of "large" is "'
@@ -204,12 +204,3 @@ def test_no_dictionary_set_at_all(tmp_path, monkeypatch):
     monkeypatch.setenv(state.FOLDER_VARIABLE, str(tmp_path / "nothing"))
     monkeypatch.setattr(state, "DEFAULT_DICTIONARIES", "dictionaries_that_are_not_there/x")
     assert "saekit demo" in messages(opened())
-
-
-def test_example_tokens_are_escaped():
-    from saekit.features.records import Example
-
-    example = Example(["<b>", " is\n"], [1, 2], [0.0, 2.0], 1, 2.0, 0, 1)
-    html = charts.example_html(example, 4.0)
-    assert "<b>" not in html and "&lt;b&gt;" in html
-    assert "rgba(76, 140, 235,0.275)" in html  # half of the maximum, half of the strongest colour

@@ -1,12 +1,14 @@
 """The attention map of one head, large, with the tokens at its sides."""
 
+from rich.cells import cell_len
+
 from saekit.coordinates import head_name
 from saekit.errors import InputError
 from saekit.report.circuit import claims
 from saekit.report.circuit.drawing import Drawing, palette_of
 from saekit.report.circuit.mosaic import data_uri, single_map
 from saekit.report.circuit.panels import edge_of, quoted
-from saekit.report.formatting import columns, shorten, visible
+from saekit.report.formatting import shorten, visible
 from saekit.routes.circuit import Circuit
 from saekit.wording import number
 
@@ -31,7 +33,7 @@ def head_svg(circuit: Circuit, layer: int, index: int, theme: str = "light") -> 
     n = len(tokens)
     cell = _SIDE / n
     font = 12.0 if n <= _MANY else max(6.0, min(12.0, cell * 1.1))
-    margin = 22 + font * _MONO_ADVANCE * max(map(columns, tokens))
+    margin = 22 + font * _MONO_ADVANCE * max(map(cell_len, tokens))
     left, top = margin, 30.0
     edge = edge_of(circuit)
     d.text(left, 18, name, 14, bold=True)

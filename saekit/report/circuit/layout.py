@@ -7,7 +7,9 @@ no two blocks overlap.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from saekit.report.formatting import columns, plain, shorten, visible
+from rich.cells import cell_len
+
+from saekit.report.formatting import plain, shorten, visible
 
 TOKEN_HEIGHT = 26
 BLOCK_HEIGHT = 34
@@ -73,7 +75,7 @@ def token_cells(tokens: Sequence[str], left: float, right: float) -> tuple[list[
     x, line = left, 0
     for position, token in enumerate(tokens, start=1):
         text = shorten(visible(token), limit)
-        width = max(24.0, 10 + _ADVANCE * font * columns(text))
+        width = max(24.0, 10 + _ADVANCE * font * cell_len(text))
         if x + width > right and x > left:
             x, line = left, line + 1
         cells.append(Cell(position, text, x, width, line))
@@ -126,7 +128,7 @@ def lay_out(
     for number, name, span, position in concepts:
         cell = cells[position - 1]
         shown = shorten(plain(name), BLOCK_NAME_LIMIT)
-        text = max(12.5 * columns(shown), 12 * columns(span)) * _SANS_ADVANCE
+        text = max(12.5 * cell_len(shown), 12 * cell_len(span)) * _SANS_ADVANCE
         width = max(cell.width, text + 14)
         x = min(max(cell.centre - width / 2, left), max(right - width, left))
         blocks.append(Block(number, shown, span, position, x, width, cell.line))

@@ -2,6 +2,10 @@
 
 from textwrap import wrap
 
+from rich.cells import cell_len
+
+from saekit.report.formatting import span_text
+from saekit.report.terminal.text_table import text_table
 from saekit.routes.circuit import Circuit
 from saekit.routes.circuit_parts import CircuitSet
 from saekit.wording import number, percent
@@ -49,8 +53,8 @@ def _count(n: int) -> str:
     return f"{n} head" if n == 1 else f"{n} heads"
 
 
-def _span(first: int, last: int) -> str:
-    return f"layer {first}" if first == last else f"layer {first}-{last}"
+def _padded(text: str, cells: int) -> str:
+    return text + " " * max(0, cells - cell_len(text))
 
 
 WAYS = {
@@ -63,14 +67,16 @@ def _heads(circuit: Circuit) -> list[str]:
     """One line per listed head; the Shapley value where the head is in the set and it is small."""
     chosen = circuit.set
     shapley = dict(zip(chosen.heads, chosen.shapley or [], strict=False))
-    header = f"  {'head':<9}{'attention':>10}{'contribution':>14}{'share':>8}{'drop alone':>12}"
+    columns = ["head", "attention", "contribution", "share", "drop alone"]
     rows = [
-        f"  {h.head:<9}{number(h.attention):>10}{number(h.contribution):>14}"
-        f"{percent(h.share):>8}{number(h.causal):>12}"
-        + (f"{number(shapley[h.head]):>10}" if h.head in shapley else "")
+        [h.head, number(h.attention), number(h.contribution), percent(h.share), number(h.causal)]
         for h in circuit.heads
     ]
-    return [header + f"{'Shapley':>10}" * bool(shapley), *rows]
+    if shapley:
+        columns.append("Shapley")
+        for row in rows:
+            row.append(number(shapley[row[0]]) if row[0] in shapley else "")
+    return text_table(columns, rows, left=["head"])
 
 
 def _arrivals(circuit: Circuit) -> str:
@@ -133,8 +139,9 @@ def _concepts(circuit: Circuit) -> list[str]:
     ends = {circuit.key, circuit.query}
     kept = sorted(circuit.concepts, key=lambda c: c.position not in ends)[:SHOWN_CONCEPTS]
     lines = [
-        f"{c.position} {_quoted(circuit.token(c.position)):<12} {c.name}, {_span(*c.span)} "
-        f"({', '.join(c.features[:SHOWN_MEMBERS])}{', ...' * (len(c.features) > SHOWN_MEMBERS)})"
+        f"{c.position} {_padded(_quoted(circuit.token(c.position)), 12)} {c.name}, "
+        f"{span_text(c.span)} ({', '.join(c.features[:SHOWN_MEMBERS])}"
+        f"{', ...' * (len(c.features) > SHOWN_MEMBERS)})"
         for c in sorted(kept, key=lambda c: c.position)
     ]
     if len(circuit.concepts) > SHOWN_CONCEPTS:

@@ -1,10 +1,15 @@
 """For the terminal: the catalogue, layer by layer with chains and nulls; concepts of a prompt."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from saekit.concepts.automatic import AutomaticConcept
 from saekit.concepts.catalogue import Catalogue, ClampTest, Concept, LayerScore
 from saekit.coordinates import feature_name
+from saekit.features.names.name_file import GOOD
+from saekit.report.formatting import span_text
+from saekit.report.terminal.text_table import text_table
 
 if TYPE_CHECKING:
     from saekit.concepts.spans import ChainSpan, PromptSpan
@@ -14,21 +19,26 @@ def _span_words(concept: Concept) -> str:
     if concept.span is None:
         return "not found at any layer"
     first, last = concept.span
-    words = f"layer {first}" if first == last else f"layers {first}-{last}"
+    words = span_text((first, last))
     outside = [str(layer) for layer in concept.found_layers if not first <= layer <= last]
     return words + (f" (also found at {', '.join(outside)})" if outside else "")
 
 
-def _score_row(score: LayerScore) -> str:
-    if not score.found:
-        why = f"not found at layer {score.layer} (best F1 {score.f1:.2f}"
-        why += "" if score.auroc is None else f", AUROC {score.auroc:.2f}"
-        return f"  {score.layer:>5}  {why}; {score.positives} positives)"
+_COLUMNS = ["layer", "F1", "AUROC", "precision", "recall", "null F1", "positives", "features"]
+
+
+def _score(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _score_row(score: LayerScore) -> list[str]:
     names = ", ".join(feature_name(score.layer, feature) for feature in score.features)
-    return (
-        f"  {score.layer:>5}  {score.f1:5.3f}  {score.auroc:5.3f}  {score.precision:9.3f}  "
-        f"{score.recall:6.3f}  {score.baseline_f1:7.3f}  {score.positives:>9}  {names}"
-    )
+    return [
+        str(score.layer),
+        *map(_score, (score.f1, score.auroc, score.precision, score.recall, score.baseline_f1)),
+        str(score.positives),
+        names if score.found else "not found",
+    ]
 
 
 def _chain_rows(concept: Concept) -> list[str]:
@@ -89,8 +99,7 @@ def catalogue_table(catalogue: Catalogue) -> str:
         more = f" and {len(concept.tokens) - 6} more" if len(concept.tokens) > 6 else ""
         lines = [
             f"{concept.name} ({concept.kind}: {shown}{more}): {_span_words(concept)}",
-            "  layer     F1  AUROC  precision  recall  null F1  positives  features",
-            *map(_score_row, concept.layers),
+            *text_table(_COLUMNS, [_score_row(s) for s in concept.layers], left=["features"]),
             *_chain_rows(concept),
             *map(_clamp_row, concept.clamped),
         ]
@@ -114,12 +123,12 @@ def prompt_table(
             if span.position != position:
                 continue
             lines.append(
-                f"{position:>3}  {token!r:14} {span.name}: {layer_words(span.first, span.last)}"
+                f"{position:>3}  {token!r:14} {span.name}: {span_text((span.first, span.last))}"
                 f"  ({', '.join(span.features)})"
             )
             lines += [
-                f"{'':20}chain of {layer_words(*chain.dictionary_span)} active at "
-                f"{layer_words(chain.first, chain.last)}  ({', '.join(chain.features)})"
+                f"{'':20}chain of {span_text(chain.dictionary_span)} active at "
+                f"{span_text((chain.first, chain.last))}  ({', '.join(chain.features)})"
                 for chain in chains
                 if (chain.name, chain.position) == (span.name, position)
                 and set(chain.features) & set(span.features)
@@ -127,6 +136,43 @@ def prompt_table(
     return "\n".join(lines) or "no concept is active in this prompt"
 
 
-def layer_words(first: int, last: int) -> str:
-    """`layer 3`, `layers 0-3`."""
-    return f"layer {first}" if first == last else f"layers {first}-{last}"
+def automatic_table(concepts: Sequence[AutomaticConcept], limit: int | None = None) -> str:
+    """For the terminal: one name per line with its best concept, and how they do together."""
+    if not concepts:
+        return "No feature has a name that is reliable on held-out text."
+    of_name: dict[tuple[str, str], list[AutomaticConcept]] = defaultdict(list)
+    for concept in concepts:
+        of_name[concept.name, concept.kind].append(concept)
+    rows = []
+    for (name, kind), group in list(of_name.items())[:limit]:
+        best = group[0]
+        first, last = min(c.span[0] for c in group), max(c.span[1] for c in group)
+        more = sum(len(c.features) for c in group) - 1
+        rows.append(
+            [
+                f"{name} ({kind})",
+                f"{first}-{last}" if last > first else f"{first}",
+                *map(_score, (best.detection, best.null_detection, best.f1, best.auroc)),
+                f"{best.best}{f' and {more} more' if more else ''}",
+            ]
+        )
+    columns = ["name (kind)", "layers", "detection", "null", "F1", "AUROC", "features"]
+    lines = text_table(columns, rows, left=["name (kind)", "features"], indent=0)
+    if limit is not None and len(of_name) > limit:
+        lines.append(f"... and {len(of_name) - limit} more names: --top, --json")
+    return "\n".join([*lines, "", automatic_sentence(concepts)])
+
+
+def automatic_sentence(concepts: Sequence[AutomaticConcept]) -> str:
+    """How many there are and how they do on the part of the text that did not choose them."""
+    nulls = [c.null_detection for c in concepts if c.null_detection is not None]
+    null = f"{sum(nulls) / len(nulls):.3f}" if nulls else "n/a"
+    mean = sum(c.detection for c in concepts) / max(1, len(concepts))
+    good = sum(c.detection >= GOOD for c in concepts)
+    different = len({(c.name, c.kind) for c in concepts})
+    return (
+        f"{len(concepts)} automatic concepts (chains or single features) of {different} names: "
+        f"names that detect their feature with a balanced accuracy of at least {GOOD} on one part "
+        f"of held-out text.  On the other part {good} of the {len(concepts)} do, mean {mean:.3f}; "
+        f"with the names of other, equally frequent features the mean is {null}."
+    )

@@ -2,6 +2,7 @@
 
 from textwrap import shorten
 
+from saekit.report.terminal.text_table import text_table
 from saekit.routes.variants.stability import Variants
 from saekit.wording import number, percent
 
@@ -20,13 +21,17 @@ def render_variants(variants: Variants) -> str:
     lines = [
         f"Variants  {variants.n} prompts, key {variants.key} -> query {variants.query} in each"
         + (f", {len(variants.left_out)} left out" if variants.left_out else ""),
-        f"  {'':<24}{'median':>10}{'95% interval':>24}{'n/a':>6}",
     ]
-    for name, row in variants.measures.items():
-        ends = [words(name, end) for end in row.interval or ()]
-        interval = " to ".join(ends) or "-"
-        label = name.replace("_", " ")
-        lines.append(f"  {label:<24}{words(name, row.median):>10}{interval:>24}{row.refused:>6}")
+    rows = [
+        [
+            name.replace("_", " "),
+            words(name, row.median),
+            " to ".join(words(name, end) for end in row.interval or ()) or "-",
+            str(row.refused),
+        ]
+        for name, row in variants.measures.items()
+    ]
+    lines += text_table(["", "median", "95% interval", "n/a"], rows, left=[""])
     interval = " to ".join(number(end) for end in variants.jaccard_interval or ()) or "-"
     common = [f"{row.head} {percent(row.share)}" for row in variants.heads[:SHOWN_HEADS]]
     lines += [

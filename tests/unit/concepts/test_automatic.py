@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from saekit.concepts.automatic import automatic_concepts, automatic_sentence, automatic_table
+from saekit.concepts.automatic import automatic_concepts
 from saekit.concepts.catalogue import Catalogue
 from saekit.features.names.name_file import NAMES, FeatureNames, LayerNames, write_names
+from saekit.report.terminal.concept_tables import automatic_sentence, automatic_table
 
 
 class Index:

@@ -1,4 +1,4 @@
-"""Circuits and their documents, for the tests of figure, report and viewer; numbers are invented."""
+"""Circuits and their documents for the tests of figure, report and viewer.  Invented numbers."""
 
 import json
 import random
