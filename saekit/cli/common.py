@@ -71,7 +71,7 @@ def held_out_text(args: argparse.Namespace) -> Any:
     return open_text(args.text, seed=args.seed, held_out=True)
 
 
-def add_text(parser: argparse.ArgumentParser, tokens: int) -> None:
+def add_text_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text",
         nargs="+",
@@ -79,6 +79,10 @@ def add_text(parser: argparse.ArgumentParser, tokens: int) -> None:
         help="files or folders (txt, md, jsonl, also .gz and .zst; parquet; ids as .npy or .bin), "
         'hf:owner/name[:config[:split]], "generated" or "prose" (default: both built-in sources)',
     )
+
+
+def add_text(parser: argparse.ArgumentParser, tokens: int) -> None:
+    add_text_source(parser)
     parser.add_argument("--tokens", type=int, default=tokens, help=f"how many (default {tokens:,})")
     parser.add_argument("--seed", type=int, default=0, help="of generated text")
 

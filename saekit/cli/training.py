@@ -12,14 +12,17 @@ from saekit.cli.common import (
     add_device,
     add_dictionaries,
     add_text,
+    add_text_source,
     held_out_text,
     open_set,
     say,
     show,
     text_name,
 )
+from saekit.cli.flags import add_flags, field_options, given
 from saekit.errors import InputError, SaekitError
-from saekit.sae.training.config import ARCHITECTURES
+from saekit.model.pretraining.recipe import PretrainConfig
+from saekit.sae.training.config import LayerConfig, TrainConfig
 
 if TYPE_CHECKING:
     from saekit.activations import CachedActivations
@@ -34,23 +37,22 @@ def _demo(args: argparse.Namespace) -> None:
         show(args, {"out": args.out, "seconds": seconds}, "")
 
 
-def _layer_settings(given: list[str], n_layers: int) -> dict[int, dict[str, Any]]:
+def _layer_settings(texts: list[str], n_layers: int) -> dict[int, dict[str, Any]]:
     """`10-12:d_sae=8192,k=16` -> {10: {"d_sae": 8192, "k": 16}, 11: ..., 12: ...}."""
     from saekit.coordinates import parse_layers
-    from saekit.sae.training.config import LayerConfig
 
-    kinds = {f.name: type(getattr(LayerConfig(), f.name)) for f in fields(LayerConfig)}
+    options = {f.name: field_options(LayerConfig, f.name) for f in fields(LayerConfig)}
+    known = [name for name, option in options.items() if "nargs" not in option]
     settings: dict[int, dict[str, Any]] = {}
-    for text in given:
+    for text in texts:
         layers, _, assignments = text.partition(":")
         chosen: dict[str, Any] = {}
         for assignment in assignments.split(","):
             name, _, value = assignment.partition("=")
-            if name not in kinds or kinds[name] is tuple:
-                known = ", ".join(n for n, kind in kinds.items() if kind is not tuple)
-                raise InputError(f'--at "{text}": "{name}" is not one of {known}.')
+            if name not in known:
+                raise InputError(f'--at "{text}": "{name}" is not one of {", ".join(known)}.')
             try:
-                chosen[name] = kinds[name](value)
+                chosen[name] = options[name].get("type", str)(value)
             except ValueError as error:
                 raise InputError(f'--at "{text}": {name} cannot be "{value}".') from error
         for layer in parse_layers(layers, n_layers):
@@ -87,18 +89,17 @@ def _train(args: argparse.Namespace) -> None:
     from saekit.activations import check_length
     from saekit.coordinates import parse_layers
     from saekit.model.loading import load_model
-    from saekit.sae.training.config import TrainConfig
     from saekit.sae.training.distributed import join, leave, local_device
     from saekit.sae.training.metrics import tensorboard_sink, wandb_sink
     from saekit.sae.training.trainer import train
     from saekit.text.sources import open_text
 
     model = load_model(args.model, device=local_device(args.device), prepend_bos=not args.no_bos)
-    chosen = {f.name: getattr(args, f.name, None) for f in fields(TrainConfig)}
-    chosen["layers"] = tuple(parse_layers(args.layers, model.n_layers)) if args.layers else None
-    chosen["per_layer"] = _layer_settings(args.at, model.n_layers) or None
-    chosen["bf16"] = False if args.float32 else None
-    config = TrainConfig(**{name: value for name, value in chosen.items() if value is not None})
+    chosen = given(args, TrainConfig)
+    if args.layers:
+        chosen["layers"] = tuple(parse_layers(args.layers, model.n_layers))
+    chosen["per_layer"] = _layer_settings(args.per_layer, model.n_layers)
+    config = TrainConfig(**chosen)
     config.check()
     check_length(model, args.text, config.context)
     world = join(args.device)
@@ -139,11 +140,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
-    from saekit.model.pretraining.run import PretrainConfig, pretrain
+    from saekit.model.pretraining.run import pretrain
     from saekit.text.corpora import text_files
 
-    chosen = {f.name: getattr(args, f.name) for f in fields(PretrainConfig)}
-    config = PretrainConfig(**{name: value for name, value in chosen.items() if value is not None})
+    config = PretrainConfig(**given(args, PretrainConfig))
     corpus = [file for path in args.text for file in text_files(path)]
     held_out = [file for path in args.held_out for file in text_files(path)]
     manifest = pretrain(
@@ -161,29 +161,24 @@ def add(command: Command) -> None:
     sub = command("train", _train, "train dictionaries on every layer in one pass")
     sub.add_argument("model", metavar="MODEL", help="gpt2-mini, a folder or a hub id")
     sub.add_argument("--out", required=True, help="dictionary set to write")
-    add_text(sub, 1_000_000)
-    sub.add_argument("--features", type=int, dest="d_sae", help="features per layer (d_sae)")
-    sub.add_argument("--k", type=int, help="active features per token (TopK family)")
-    sub.add_argument("--architecture", choices=ARCHITECTURES, help="kind of dictionary")
-    sub.add_argument("--sparsity", type=float, help="penalty of jumprelu, gated and standard")
-    sub.add_argument("--layers", help="such as 0,3-5 (default: all)")
+    add_text_source(sub)
+    add_flags(
+        sub, TrainConfig, skip=("layers", "per_layer"), other_names={"d_sae": "--features"},
+        defaults={"tokens": 1_000_000},
+    )  # fmt: skip
+    sub.add_argument("--layers", metavar="LAYERS", help="such as 0,3-5 (default: all)")
     sub.add_argument(
-        "--at",
-        action="append",
-        default=[],
-        metavar="LAYERS:NAME=VALUE,...",
+        "--at", dest="per_layer", action="append", default=[], metavar="LAYERS:NAME=VALUE,...",
         help="other settings at some layers, such as 10-12:d_sae=8192,k=16; may be repeated",
-    )
-    sub.add_argument("--lr", type=float, help="learning rate")
-    sub.add_argument("--batch-tokens", type=int, help="tokens per step")
-    sub.add_argument("--buffer-tokens", type=int, help="tokens shuffled together")
-    sub.add_argument("--checkpoint-tokens", type=int, help="tokens between checkpoints")
-    sub.add_argument("--context", type=int, help="tokens per row")
+    )  # fmt: skip
     sub.add_argument("--resume", action="store_true", help="continue the run in --out")
     sub.add_argument("--cache", metavar="FILE.h5", help="write activations there, or reuse them")
     sub.add_argument("--tensorboard", metavar="DIR", help="also write TensorBoard events")
     sub.add_argument("--wandb", metavar="PROJECT", help="also send to Weights & Biases")
-    sub.add_argument("--float32", action="store_true", help="no bfloat16 anywhere: slower, exact")
+    sub.add_argument(
+        "--float32", dest="bf16", action="store_false", default=None,
+        help="no bfloat16 anywhere (the same as --no-bf16): slower, exact",
+    )  # fmt: skip
     sub.add_argument("--half", action="store_true", help="store weights in float16")
     sub.add_argument("--no-bos", action="store_true", help="do not put BOS in front")
     add_device(sub)
@@ -197,14 +192,5 @@ def add(command: Command) -> None:
     sub.add_argument("--held-out", nargs="+", default=[], help="corpus to measure the loss on")
     sub.add_argument("--out", required=True, help="model folder to write")
     sub.add_argument("--eager", action="store_true", help="do not compile the training step")
-    for name, kind in (("tokens", int), ("context", int), ("batch-tokens", int), ("seed", int)):
-        sub.add_argument(f"--{name}", type=kind)
-    for name, kind in (("d-model", int), ("n-layers", int), ("n-heads", int), ("n-ctx", int)):
-        sub.add_argument(f"--{name}", type=kind)
-    for name in ("lr", "muon-lr", "weight-decay", "clip", "generated-share", "decay-share"):
-        sub.add_argument(f"--{name}", type=float)
-    sub.add_argument("--vocabulary", type=int)
-    sub.add_argument("--warmup-steps", type=int)
-    sub.add_argument("--checkpoint-steps", type=int)
-    sub.add_argument("--long-share", type=float)
+    add_flags(sub, PretrainConfig)
     add_device(sub)

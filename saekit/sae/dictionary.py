@@ -28,7 +28,7 @@ from torch import Tensor
 from saekit.errors import InputError
 from saekit.sae.topk import MIN_TOKENS, NarrowTopK, supported
 
-ARCHITECTURES = ("topk", "standard", "jumprelu", "gated", "abstopk")
+STORED_KINDS = ("topk", "standard", "jumprelu", "gated", "abstopk")
 WITH_K = ("topk", "abstopk")
 BIASES = {  # tensors of shape [d_sae] of each architecture
     "topk": ("b_enc",),
@@ -50,7 +50,7 @@ class Dictionary:
 
     Attributes:
         layer: residual layer 0..n_layers.
-        architecture: one of `ARCHITECTURES`.
+        architecture: one of `STORED_KINDS`.
         k: active features per token; None unless "topk" or "abstopk".
         centre_input: the dictionary was trained on a stream without its mean over dimensions
             (TransformerLens' `centre_writing_weights`).  Its encoder is blind to that mean (see

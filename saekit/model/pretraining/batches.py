@@ -1,11 +1,10 @@
-"""What gpt2-mini is trained on: the sizes of the run, its tokenizer, and its rows of tokens.
+"""What gpt2-mini is trained on: its tokenizer and its rows of tokens.
 
 Half of each step is a corpus of files, half is generated relational English.  Rows are a pure
 function of (config, block number, context), so that a resumed run continues exactly.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -15,49 +14,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from saekit.errors import InputError
 from saekit.files import atomic_path
+from saekit.model.pretraining.recipe import PretrainConfig
 from saekit.text import relational
 from saekit.text.corpora import read_documents
 from saekit.text.packing import encode_documents, pack
 from saekit.text.tokenizer import BOS, train_tokenizer
 
 BLOCK = 32  # steps drawn at once
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Everything that decides the result; stored with the model."""
-
-    d_model: int = 192
-    n_layers: int = 12
-    n_heads: int = 12
-    n_ctx: int = 256
-    vocabulary: int = 8192
-    tokens: int = 20_000_000
-    context: int = 128
-    long_share: float = 0.1
-    batch_tokens: int = 4096
-    generated_share: float = 0.5
-    lr: float = 2e-3
-    muon_lr: float = 3e-3
-    warmup_steps: int = 100
-    decay_share: float = 0.3
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    seed: int = 0
-    checkpoint_steps: int = 250
-
-    def __post_init__(self) -> None:
-        if self.d_model % self.n_heads:
-            raise InputError(f"d_model {self.d_model} is not divisible by {self.n_heads} heads.")
-        if not 1 < self.context <= self.n_ctx <= self.batch_tokens:
-            raise InputError(
-                f"context {self.context}, n_ctx {self.n_ctx} and batch_tokens {self.batch_tokens} "
-                "must not decrease in this order."
-            )
-        if not 257 <= self.vocabulary <= 65_536:  # BOS and 256 bytes; ids are stored as uint16
-            raise InputError(f"A vocabulary of {self.vocabulary} is not between 257 and 65536.")
 
 
 def make_tokenizer(corpus: Sequence[Path], config: PretrainConfig) -> Tokenizer:

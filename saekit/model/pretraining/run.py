@@ -27,10 +27,10 @@ from saekit.files import atomic_path, ensure_writable
 from saekit.model.pretraining.batches import (
     BLOCK,
     Batches,
-    PretrainConfig,
     corpus_tokens,
     make_tokenizer,
 )
+from saekit.model.pretraining.recipe import PretrainConfig
 from saekit.model.pretraining.run_state import (
     CHECKPOINT,
     METRICS,

@@ -13,7 +13,7 @@ from typing import Any
 
 from saekit.coordinates import layer_of_hook
 from saekit.errors import FormatError, InputError
-from saekit.sae.dictionary import ARCHITECTURES, BIASES, NORMALISATIONS, WITH_K, Dictionary
+from saekit.sae.dictionary import BIASES, NORMALISATIONS, STORED_KINDS, WITH_K, Dictionary
 
 SAE_LENS_VERSION = "6.54.12"  # the version whose format is written
 _UNFOLDED = {  # normalisations that SAELens folds when a training ends, and why not here
@@ -75,10 +75,10 @@ def read_config(config: dict[str, Any], folder: Path) -> FolderConfig:
         config = _modern(config)
     metadata = config["metadata"]
     architecture = config.get("architecture", "none")
-    if architecture not in ARCHITECTURES:
+    if architecture not in STORED_KINDS:
         raise FormatError(
             f'{folder} holds a dictionary of architecture "{architecture}"; '
-            f"saekit reads {', '.join(ARCHITECTURES)}."
+            f"saekit reads {', '.join(STORED_KINDS)}."
         )
     normalisation = config.get("normalize_activations") or "none"
     if normalisation not in NORMALISATIONS:

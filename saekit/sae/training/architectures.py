@@ -257,6 +257,6 @@ class Matryoshka(BatchTopK):
         return sorted({max(1, round(share * d_sae)) for share in self.config.prefixes} | {d_sae})
 
 
-ARCHITECTURES: dict[str, type[Architecture]] = {
+CLASS_OF: dict[str, type[Architecture]] = {
     kind.name: kind for kind in (TopK, BatchTopK, Matryoshka, JumpReLU, Gated, Standard)
 }

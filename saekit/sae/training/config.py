@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from saekit.errors import InputError
 
-ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard")
+ArchitectureName = Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard"]
+ARCHITECTURES: tuple[str, ...] = get_args(ArchitectureName)
+Start = Literal["mean", "geometric_median"]
 
 
 @dataclass(frozen=True)
 class LayerConfig:
     """Settings that may differ from layer to layer (see `TrainConfig.per_layer`)."""
 
-    architecture: str = "topk"
-    """One of topk, batchtopk, matryoshka, jumprelu, gated, standard (ReLU with L1)."""
+    architecture: ArchitectureName = "topk"
+    """Kind of dictionary; standard is ReLU with L1."""
     d_sae: int = 4096
     """Features per layer."""
     k: int = 32
@@ -93,7 +95,7 @@ class TrainConfig(LayerConfig):
     """Tokens per context, BOS included."""
     buffer_tokens: int = 65_536
     """Tokens shuffled together."""
-    b_dec_init: str = "mean"
+    b_dec_init: Start = "mean"
     """The decoder bias starts at the "mean" or the "geometric_median" of the first activations."""
     bf16: bool = True
     """Multiply in bfloat16 (on CPUs with AVX512-VNNI features are chosen by 8-bit products);
@@ -121,7 +123,7 @@ class TrainConfig(LayerConfig):
             )
         if not 0 <= self.sparsity_warmup <= 1:
             raise InputError(f"sparsity_warmup is {self.sparsity_warmup}; it must be 0 to 1.")
-        if self.b_dec_init not in ("mean", "geometric_median"):
+        if self.b_dec_init not in get_args(Start):
             raise InputError(f'b_dec_init is "{self.b_dec_init}"; choose mean or geometric_median.')
         if self.tokens < self.batch_tokens:
             raise InputError(

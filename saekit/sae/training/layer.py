@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saekit.sae.dictionary import Dictionary
 from saekit.sae.kernels import Reference, kernels_for
-from saekit.sae.training.architectures import ARCHITECTURES, TopK
+from saekit.sae.training.architectures import CLASS_OF, TopK
 from saekit.sae.training.config import TrainConfig
 from saekit.sae.training.operands import Float32, NarrowChoice, NarrowFactors, Scratch
 from saekit.sae.training.step import DeadFeatures, StepResult, dense_step, sparse_step
@@ -60,7 +60,7 @@ class LayerTraining:
             kernels: how sums are computed; by default the fastest for the device.
         """
         self.layer, self.run, self.config = layer, config, config.at(layer)
-        self.kind = ARCHITECTURES[self.config.architecture](self.config)
+        self.kind = CLASS_OF[self.config.architecture](self.config)
         self.kernels, self.scratch = kernels or kernels_for(device), scratch or Scratch(device)
         d_sae = self.config.d_sae
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + layer)

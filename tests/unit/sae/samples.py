@@ -2,9 +2,9 @@
 
 import torch
 
-from saekit.sae.dictionary import ARCHITECTURES, BIASES, WITH_K, Dictionary
+from saekit.sae.dictionary import BIASES, STORED_KINDS, WITH_K, Dictionary
 
-KINDS = ARCHITECTURES
+KINDS = STORED_KINDS
 
 
 def random_dictionary(kind, layer=1, d_in=8, d_sae=24, **fields):

@@ -14,7 +14,8 @@ from saekit.errors import InputError, TrainingError
 from saekit.model.loading import load_model
 from saekit.model.pretraining import batches as pretraining_text
 from saekit.model.pretraining import run as pretraining
-from saekit.model.pretraining.batches import BLOCK, Batches, PretrainConfig
+from saekit.model.pretraining.batches import BLOCK, Batches
+from saekit.model.pretraining.recipe import PretrainConfig
 from saekit.model.pretraining.run import learning_rate, pretrain
 
 TINY = PretrainConfig(

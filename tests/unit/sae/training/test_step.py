@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from saekit.sae.kernels import Reference, kernels_for
-from saekit.sae.training.architectures import ARCHITECTURES
+from saekit.sae.training.architectures import CLASS_OF
 from saekit.sae.training.config import LayerConfig
 from saekit.sae.training.operands import Float32, NarrowChoice, NarrowFactors, Scratch
 from saekit.sae.training.step import dense_step, first_true, sparse_step
@@ -20,7 +20,7 @@ def normal(*shape, seed=0):
 
 def kind_of(architecture="topk", **settings):
     config = LayerConfig(architecture=architecture, **{"d_sae": D_SAE, "k": K, **settings})
-    return ARCHITECTURES[architecture](config)
+    return CLASS_OF[architecture](config)
 
 
 def random_parameters(kind):
