@@ -1,14 +1,18 @@
 """The command line as a user meets it: the whole line on a tiny model, and bad input."""
 
 import json
+import re
 import shutil
 
 import jsonschema
 import pytest
 
-from saekit.cli import main
+from saekit.activations.residuals import residuals
+from saekit.cli import build_parser, main
 from saekit.features.index.feature_index import FeatureIndex
+from saekit.model.loading import load_model
 from saekit.routes.trace_document import schema
+from saekit.sae.storage.dictionary_set import DictionarySet
 
 PROMPT = 'The opposite of "large" is "'
 
@@ -30,23 +34,28 @@ def json_of(capsys, arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_every_command_explains_itself(capsys):
-    for command in (
-        "demo",
-        "train",
-        "evaluate",
-        "index",
-        "names",
-        "query",
-        "concepts",
-        "trace",
-        "report",
-        "means",
-    ):
-        with pytest.raises(SystemExit) as stopped:
-            main([command, "--help"])
-        assert stopped.value.code == 0
-        assert command in capsys.readouterr().out
+COMMANDS = (
+    "demo train evaluate pretrain import export index names query concepts trace report view "
+    "means heads doctor"
+).split()
+
+
+def test_all_commands_are_listed(capsys):
+    assert main([]) == 0
+    listed = re.findall(r"^    (\w+)  ", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    words = capsys.readouterr().out
+    assert words.startswith(f"usage: saekit {command} ")
+    assert "--json" in words
+    subcommands = build_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    assert [action.dest for action in subcommands[command]._actions if not action.help] == []
 
 
 def test_evaluate_has_one_row_per_layer(line, capsys):
@@ -55,13 +64,25 @@ def test_evaluate_has_one_row_per_layer(line, capsys):
     assert all(0 < row["l0"] <= 8 for row in rows)
 
 
-def test_query_by_token_text_and_feature(line, capsys):
+def test_query_by_token_text_and_feature(line, tiny_model_folder, capsys):
     hits = json_of(capsys, ["query", str(line), "--token", " the"])
     assert hits["hits"], "a frequent token fires no feature"
     name = f"{hits['hits'][0]['layer']}/{hits['hits'][0]['feature']}"
     record = json_of(capsys, ["query", str(line), "--feature", name])
     assert record["feature"] == hits["hits"][0]["feature"]
-    assert json_of(capsys, ["query", str(line), "--text", "The opposite"])
+    found = json_of(capsys, ["query", str(line), "--text", "The opposite"])
+    assert found["tokens"] == ["The", " opposite"]
+    assert {hit["position"] for hit in found["hits"]} == {1, 2}
+    assert all(hit["activation"] > 0 for hit in found["hits"])
+    dictionaries, model = DictionarySet.load(line), load_model(str(tiny_model_folder))
+    stream = residuals(model, model.prompt("The opposite")[None], [1])[0]
+    expected = dictionaries[1].encode(stream[0, 2])
+    strongest = max(
+        (hit for hit in found["hits"] if (hit["layer"], hit["position"]) == (1, 2)),
+        key=lambda hit: hit["activation"],
+    )
+    assert strongest["feature"] == int(expected.argmax())
+    assert strongest["activation"] == pytest.approx(float(expected.max()), rel=1e-4)
     assert main(["query", str(line), "--token", "the"]) == 0
     assert " the" in capsys.readouterr().out
 
@@ -94,9 +115,16 @@ def test_automatic_concepts_are_listed(line, tmp_path, capsys):
     assert main(["concepts", folder, "--find", "--tokens", "6000"]) == 0
     capsys.readouterr()
     document = json.loads((tmp_path / "set" / "concepts.json").read_text())
-    if document["automatic"]:
-        listed = json_of(capsys, ["concepts", folder, "--all"])["automatic"]
-        assert listed == document["automatic"]
+    document["automatic"] = [
+        {"name": "sizes", "kind": "input", "span": [0, 1], "features": ["0/3", "1/7"],
+         "best": "1/7", "detection": 0.93, "null_detection": 0.51, "fuzzing": None, "f1": 0.8,
+         "auroc": 0.99}
+    ]  # fmt: skip
+    (tmp_path / "set" / "concepts.json").write_text(json.dumps(document))
+    listed = json_of(capsys, ["concepts", folder, "--all"])["automatic"]
+    assert listed == document["automatic"]
+    assert main(["concepts", folder, "--all"]) == 0
+    assert "1/7 and 1 more" in capsys.readouterr().out
     document["automatic"] = []
     (tmp_path / "set" / "concepts.json").write_text(json.dumps(document))
     assert "saekit names" in refused(capsys, "concepts", folder, "--all")

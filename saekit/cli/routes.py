@@ -189,4 +189,4 @@ def add(command: Command) -> None:
 
     sub = command("view", _view, "the viewer in the browser")
     add_dictionaries(sub, model=False)
-    sub.add_argument("--port", type=int, default=8501)
+    sub.add_argument("--port", type=int, default=8501, help="of the page (default 8501)")

@@ -75,8 +75,10 @@ def trace(
         FormatError: the file of means cannot be read.
 
     Example:
-        >>> circuit = trace("gpt2-mini", dictionaries, prompt)  # doctest: +SKIP
-        >>> circuit.set.heads, circuit.set.share_positive  # doctest: +SKIP
+        >>> dictionaries = DictionarySet.load("dictionaries/gpt2-mini")
+        >>> circuit = trace("gpt2-mini", dictionaries, 'The opposite of "large" is "')
+        >>> circuit.token(circuit.key), circuit.prediction[0].token, circuit.set.heads[0]
+        ('large', 'small', 'L3-H11')
     """
     if heads < 1 or random_sets < 0:
         raise InputError("heads must be at least 1 and random_sets at least 0.")

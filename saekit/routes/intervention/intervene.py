@@ -138,7 +138,11 @@ def intervene(
         MismatchError: dictionaries or catalogue of another model.
 
     Example:
-        >>> intervene("gpt2-mini", dictionaries, prompt, ["large@5->hot"])  # doctest: +SKIP
+        >>> dictionaries = DictionarySet.load("dictionaries/gpt2-mini")
+        >>> prompt = 'The opposite of "large" is "'
+        >>> (outcome,) = intervene("gpt2-mini", dictionaries, prompt, ["large@5->hot"])
+        >>> outcome.before[0].token, outcome.after[0].token
+        ('small', 'cold')
     """
     parsed = [parse_change(change) for change in changes]
     if random_writes < 0:

@@ -99,8 +99,10 @@ class DictionarySet:
         manifest: see `saekit.sae.storage.manifest`.
 
     Example:
-        >>> dictionaries = DictionarySet.load("dictionaries/gpt2-mini")  # doctest: +SKIP
-        >>> dictionaries[8].encode(x)  # doctest: +SKIP
+        >>> dictionaries = DictionarySet.load("dictionaries/gpt2-mini")
+        >>> x = torch.zeros(2, dictionaries[8].d_in)
+        >>> dictionaries[8].encode(x).shape
+        torch.Size([2, 4096])
     """
 
     def __init__(
