@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from saekit.coordinates import head_name, parse_head
+from saekit.coordinates import Head, head_name, parse_head
 from saekit.errors import InputError
-from saekit.heads.classes import Head
 from saekit.heads.pairs import open_for_pairs, token_pairs
 from saekit.heads.prompts.causal import causal_check
 from saekit.heads.prompts.dynamic_scores import dynamic_scores

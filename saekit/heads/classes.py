@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from saekit.coordinates import head_name
+from saekit.coordinates import Head, head_name
 
-Head = tuple[int, int]
 PANELS = ("scores", "suppression")
 MARKS = ("x", "dot")
 

@@ -13,8 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from saekit.coordinates import head_name
-from saekit.heads.classes import Head
+from saekit.coordinates import Head, head_name
 from saekit.heads.document_parts import SalientHead, SalientRow
 from saekit.heads.ranking import BUDGET, extremes
 from saekit.heads.weights import head_input

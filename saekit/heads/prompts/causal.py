@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from saekit.coordinates import head_name
-from saekit.heads.classes import Head
+from saekit.coordinates import Head, head_name
 from saekit.heads.document_parts import CausalCheck, CausalRow
 from saekit.heads.pairs import TokenPairs
 from saekit.heads.prompts.stories import two_name_stories, without_heads

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from saekit.coordinates import head_name
+from saekit.coordinates import Head, head_name
 from saekit.errors import InputError
-from saekit.heads.classes import Head, HeadClass, HeadClasses
+from saekit.heads.classes import HeadClass, HeadClasses
 from saekit.heads.prompts.stories import (
     N_STORIES,
     StoryMeasures,

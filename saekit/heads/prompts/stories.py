@@ -22,8 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from saekit.coordinates import Head
 from saekit.errors import InputError
-from saekit.heads.classes import Head
 from saekit.model.exact import Edits, ExactModel, Forward
 from saekit.model.loading import LanguageModel
 from saekit.text import relational
