@@ -29,7 +29,10 @@ def _type_name(dtype: Any) -> str:
 
 
 class Function:
-    """A C++ function; raises ValueError or TypeError instead of reading foreign memory."""
+    """A C++ function; raises ValueError or TypeError instead of reading foreign memory.
+
+    A training step makes hundreds of calls, so what is known of the signature is sorted out once.
+    """
 
     def __init__(self, signature: Signature, call: Any):
         self.signature, self._call = signature, call
@@ -37,69 +40,68 @@ class Function:
             NUMBERS[p.type] if p.sizes is None else ctypes.c_void_p for p in signature.parameters
         ]
         call.restype = NUMBERS[signature.result] if signature.result else None
+        places = list(enumerate(signature.parameters))
+        self._sizes = [(n, p.name) for n, p in places if p.sizes is None and p.type == "int64"]
+        self._arrays = [(n, p) for n, p in places if p.sizes is not None]
 
     def __call__(self, *values: Any) -> Any:
         """Tensors and arrays are contiguous, on the CPU, of the type and size of the table."""
-        parameters = self.signature.parameters
-        if len(values) != len(parameters):
+        if len(values) != len(self.signature.parameters):
             raise TypeError(
-                f"{self.signature.name} takes {len(parameters)} arguments, not {len(values)}"
+                f"{self.signature.name} takes {len(self.signature.parameters)} arguments, "
+                f"not {len(values)}"
             )
-        numbers = {
-            p.name: int(value)
-            for p, value in zip(parameters, values, strict=True)
-            if p.type == "int64" and p.sizes is None
-        }
-        if min(numbers.values(), default=0) < 0:
+        arguments = list(values)
+        numbers: dict[str, int] = {}
+        for place, name in self._sizes:
+            numbers[name] = arguments[place] = int(values[place])
+        if numbers and min(numbers.values()) < 0:
             raise ValueError(f"{self.signature.name}: sizes are not negative: {numbers}")
-        return self._call(
-            *[
-                self._address(p, value, numbers) if p.sizes is not None
-                else numbers.get(p.name, value)
-                for p, value in zip(parameters, values, strict=True)
-            ]
-        )  # fmt: skip
+        for place, parameter in self._arrays:
+            arguments[place] = self._address(parameter, values[place], numbers)
+        return self._call(*arguments)
 
     def _address(self, parameter: Parameter, value: Any, numbers: dict[str, int]) -> int | None:
         """Where the values begin."""
         wanted = parameter.type
         if wanted == "weight":
             wanted = "bfloat16" if numbers["narrow"] else "float32"
-        what = f"{self.signature.name}: {parameter.name}"
         if value is None:
             if parameter.optional:
                 return None
-            raise TypeError(f"{what} is None; it must be {wanted}")
+            raise TypeError(f"{self._of(parameter)} is None; it must be {wanted}")
         if _type_name(value.dtype) != wanted:
-            raise TypeError(f"{what} is {value.dtype}; it must be {wanted}")
+            raise TypeError(f"{self._of(parameter)} is {value.dtype}; it must be {wanted}")
         if hasattr(value, "data_ptr"):
-            if value.device.type != "cpu":
-                raise ValueError(f"{what} is on {value.device}; it must be on the CPU")
+            if not value.is_cpu:
+                raise ValueError(
+                    f"{self._of(parameter)} is on {value.device}; it must be on the CPU"
+                )
             contiguous, elements, start = value.is_contiguous(), value.numel(), value.data_ptr()
         else:
             contiguous, elements = value.flags.c_contiguous, value.size
             start = value.ctypes.data
         if not contiguous:
-            raise ValueError(f"{what} must be contiguous")
-        self._check_elements(what, parameter, elements, numbers)
-        return start
-
-    @staticmethod
-    def _check_elements(
-        what: str, parameter: Parameter, elements: int, numbers: dict[str, int]
-    ) -> None:
+            raise ValueError(f"{self._of(parameter)} must be contiguous")
         known, unknown = 1, None
         for size in parameter.sizes or ():
-            value = size.value(numbers)
-            if value is None:
+            factor = numbers.get(size.name) if size.plain else size.value(numbers)
+            if factor is None:
                 unknown = size.name
             else:
-                known *= value
+                known *= factor
         if unknown is not None:
             numbers[unknown] = elements // known if known else 0
             known *= numbers[unknown]
         if known != elements:
-            raise ValueError(f"{what} has {elements} elements; with {numbers} it must have {known}")
+            raise ValueError(
+                f"{self._of(parameter)} has {elements} elements; with {numbers} it must have "
+                f"{known}"
+            )
+        return start
+
+    def _of(self, parameter: Parameter) -> str:
+        return f"{self.signature.name}: {parameter.name}"
 
 
 @cache

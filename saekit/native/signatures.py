@@ -9,7 +9,7 @@ where the parameter `narrow` is true, else float32; `entry` are the entries of t
 
 import ctypes
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SIGNATURES = {
     "examples": """
@@ -102,6 +102,11 @@ class Size:
     name: str
     sign: str = ""
     number: int = 0
+    plain: bool = field(init=False)
+    """whether it is a name and nothing else"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plain", not self.sign and not self.name.isdigit())
 
     def value(self, numbers: dict[str, int]) -> int | None:
         """The size, if all of it is known."""
