@@ -33,14 +33,14 @@ from saekit.model.exact import ExactModel
 from saekit.routes.intervention.changes import Change, Resolver, swapped_layers
 from saekit.routes.intervention.holds import (
     Clamp,
+    live,
     merged,
     with_features_held,
-    with_other_error,
     with_other_stream,
     with_random_writes,
 )
 from saekit.routes.prompt_run import PromptRun
-from saekit.routes.target import activations
+from saekit.routes.target import activations, in_the_stream
 from saekit.routes.variants.intervals import bootstrap_interval
 
 BEHAVIOURS = {"opposites": opposite_prompts, "stories": story_prompts}
@@ -73,6 +73,22 @@ class Swapper:
         best = written.topk(min(n, len(written))).indices
         return Clamp(clamp.layer, clamp.position, clamp.features[best], clamp.values[best])
 
+    def with_other_error(self, clean, other, places, query: int):
+        """What a swap leaves out, alone: the features stay, the error is the other's."""
+        first = min(position for _, position in places)
+
+        def error(layer: int, x):
+            dictionary = in_the_stream(self.dictionaries[layer])
+            return x - dictionary.decode(activations(dictionary, x), x).to(x)
+
+        def edit(layer: int, x) -> None:
+            for at, position in places:
+                if at == layer:
+                    here = x[0, position - first]
+                    here += error(layer, other.resid[layer, position]) - error(layer, here)
+
+        return live(self.exact, clean, query, places, edit)[0]
+
     def swap(self, prompt: RoutePrompt, layers, ways, seed: int, n: int | None = None) -> dict:
         """Token said in each way, before and by the other prompt; number of features held."""
         clean, query, resolver = self.open(prompt)
@@ -89,7 +105,7 @@ class Swapper:
         if "whole_stream" in ways:
             said["whole_stream"] = self.says(with_other_stream(*others, clamps, query)[-1])
         if "error_only" in ways:
-            stream = with_other_error(*others, self.dictionaries, clamps, query)
+            stream = self.with_other_error(clean, found.other, list(clamps), query)
             said["error_only"] = self.says(stream[-1])
         if "random_features" in ways:
             streams = with_random_writes(

@@ -8,7 +8,6 @@ preactivation and moves with it; exp(r_mag) is a ratio and never moves.
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from saekit.errors import InputError
@@ -39,18 +38,6 @@ def fold_decoder_norm(dictionary: Dictionary) -> Dictionary:
         W_dec=dictionary.W_dec / norms.clamp_min(tiny)[:, None],
         **scaled,
     )
-
-
-def fold_scale(dictionary: Dictionary, scale: float | Float[Tensor, ""]) -> Dictionary:
-    """From a dictionary of `scale * x` to one of x.
-
-    Biases and thresholds are divided by the scale; both matrices stay, so decoder rows keep their
-    norm and activations come out in units of the stream.  (SAELens divides W_dec instead, which
-    leaves activations in training units.)  The choice of features does not change, because all
-    preactivations shrink alike.
-    """
-    scaled = {name: value / scale for name, value in _biases(dictionary).items()}
-    return replace(dictionary, b_dec=dictionary.b_dec / scale, **scaled)
 
 
 def fold_centring(dictionary: Dictionary) -> Dictionary:

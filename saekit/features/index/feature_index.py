@@ -80,13 +80,6 @@ class FeatureIndex(IndexFile):
         ['2/3166', '0/3396']
     """
 
-    def top_token_ids(self, layer: int) -> np.ndarray:
-        """The token each feature of a layer gives most activation to; -1 for dead features."""
-        slot = self.slot(layer)
-        own = slice(self.sizes[slot])
-        token = self.read("features/token", slot, own, 0).astype(np.int64)
-        return np.where(self.read("features/token_count", slot, own, 0) > 0, token, -1)
-
     def by_token(
         self,
         token: str | int,

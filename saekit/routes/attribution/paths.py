@@ -31,7 +31,7 @@ from torch import Tensor
 
 from saekit.errors import InputError
 from saekit.model.exact import ExactModel, Forward
-from saekit.routes.attribution.arrivals import Arrivals, through_norm
+from saekit.routes.attribution.arrivals import through_norm
 from saekit.routes.target import Target, activations, in_the_stream
 from saekit.sae.dictionary import Dictionary
 
@@ -199,101 +199,3 @@ def split_paths(clean: Forward, found: FrozenMap, dictionary: Dictionary) -> Pat
     # What is left of x . J, so that the sum is exact also where the dictionary runs in float32.
     error = (x * found.J).sum(-1) - features.sum(-1) - bias
     return PathSplit(features, error, float(bias.sum()), found.constant, float(found.nodes.sum()))
-
-
-@dataclass(frozen=True)
-class Loadings:
-    """How much of one source -> target effect E passes each head, layer by layer.
-
-    **Do not add heads of different layers**: a path through a head of layer 3 and one of layer 9
-    counts in both.  Within one layer, heads and bypass add up to E.  For shares that can be added
-    over layers use `edge_arrivals`.
-
-    Attributes:
-        effect: E, by the source's contribution to the frozen map.
-        heads: loading of every head of the blocks from the source's layer on.
-        bypass: what passes each of these blocks in the residual stream.
-    """
-
-    effect: float
-    heads: Float[Tensor, "passed head"]
-    bypass: Float[Tensor, " passed"]
-
-
-def _tangents(
-    exact: ExactModel, clean: Forward, found: FrozenMap, source: Tensor, key: int
-) -> list[tuple[Tensor, Tensor]]:
-    """(v_m, z_m) of the passed blocks: the source's tangent, and what heads move of it (z W_O)."""
-    v = torch.zeros_like(clean.resid[0])
-    v[key] = source
-    rows = []
-    for m in range(found.layer, found.target.layer):
-        w = exact.blocks[m]
-        own = (v - v.mean(-1, keepdim=True)) / clean.scale1[m][:, None] * w.gamma1
-        z = clean.pattern[m] @ torch.einsum("kd,hde->hke", own, w.W_V)
-        rows.append((v, z))
-        mid = v + torch.einsum("hqe,hem->qm", z, w.W_O)
-        own = (mid - mid.mean(-1, keepdim=True)) / clean.scale2[m][:, None] * w.gamma2
-        v = mid + (own @ w.W_in * _factor(exact, clean.pre[m], found.mode)) @ w.W_out
-    return rows
-
-
-@torch.no_grad()
-def head_loadings(
-    exact: ExactModel,
-    clean: Forward,
-    found: FrozenMap,
-    source: Float[Tensor, " d_model"],
-    key: int,
-) -> Loadings:
-    """Loadings of the edge from a vector at (the map's layer, tensor index `key`) to the target.
-
-    Args:
-        source: what is there, such as f_s d_s.
-    """
-    heads, bypass = [], []
-    for at, (v, z) in enumerate(_tangents(exact, clean, found, source, key)):
-        w, G = exact.blocks[found.layer + at], found.mid[at]
-        heads.append((z * torch.einsum("hem,qm->hqe", w.W_O, G)).sum((1, 2)))
-        bypass.append((v * G).sum())
-    none = source.new_zeros(0, exact.n_heads)
-    return Loadings(
-        float(source @ found.J[key]),
-        torch.stack(heads) if heads else none,
-        torch.stack(bypass) if bypass else none[:, 0],
-    )
-
-
-@torch.no_grad()
-def edge_arrivals(
-    exact: ExactModel,
-    clean: Forward,
-    found: FrozenMap,
-    restricted: Arrivals,
-    source: Float[Tensor, " d_model"],
-    key: int,
-) -> Float[Tensor, "passed head pos"]:
-    """The last arrival at the query of one source's effect; it sums to E if `key` is not the query.
-
-    Every path from another position has exactly one last edge that enters the query, so these may
-    be added over heads, layers and positions.  Paths that begin at the query itself are left out.
-
-    Args:
-        found: a map in mode `frozen`.
-        restricted: `arrivals` of the same target (its cotangents at the query).
-
-    Raises:
-        InputError: a map of another mode.
-    """
-    if found.mode != "frozen":
-        raise InputError(f"Arrivals need paths of mode frozen, these are of mode {found.mode}.")
-    q, parts = found.target.query, []
-    for at, (v, _) in enumerate(_tangents(exact, clean, found, source, key)):
-        m = found.layer + at
-        w = exact.blocks[m]
-        own = (v - v.mean(-1, keepdim=True)) / clean.scale1[m][:, None] * w.gamma1
-        reads = torch.einsum("hde,hem,m->hd", w.W_V, w.W_O, restricted.mid_cotangents[m])
-        edges = clean.pattern[m, :, q] * (reads @ own.T)
-        edges[:, q:] = 0
-        parts.append(edges)
-    return torch.stack(parts) if parts else source.new_zeros(0, exact.n_heads, len(clean.ids))

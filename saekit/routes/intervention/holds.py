@@ -20,7 +20,6 @@ from saekit.coordinates import feature_name
 from saekit.errors import InputError
 from saekit.model.exact import Edits, ExactModel, Forward
 from saekit.routes.target import activations, in_the_stream
-from saekit.sae.dictionary import Dictionary
 from saekit.sae.storage.dictionary_set import DictionarySet
 
 Place = tuple[int, int]  # layer, tensor index of the position
@@ -177,29 +176,3 @@ def with_other_stream(
                 x[:, position - first] = other.resid[layer, position]
 
     return live(exact, clean, query, there, edit)[0]
-
-
-def with_other_error(
-    exact: ExactModel,
-    clean: Forward,
-    other: Forward,
-    dictionaries: DictionarySet,
-    places: Iterable[Place],
-    query: int,
-) -> Float[Tensor, "layer_plus_one d_model"]:
-    """What a swap leaves out, alone: the features stay, the dictionary's error is the other's."""
-    there = list(places)
-    first = min(position for _, position in there)
-
-    def edit(layer: int, x: Tensor) -> None:
-        for at, position in there:
-            if at == layer:
-                dictionary = in_the_stream(dictionaries[layer])
-                here, wanted = x[0, position - first], other.resid[layer, position]
-                here += _error(dictionary, wanted) - _error(dictionary, here)
-
-    return live(exact, clean, query, there, edit)[0]
-
-
-def _error(dictionary: Dictionary, x: Tensor) -> Tensor:
-    return x - dictionary.decode(activations(dictionary, x), x).to(x)

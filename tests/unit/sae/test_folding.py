@@ -4,11 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from saekit.errors import InputError
-from saekit.sae.folding import fold_centring, fold_decoder_norm, fold_scale
+from saekit.sae.folding import fold_centring, fold_decoder_norm
 from tests.unit.sae.samples import KINDS, random_dictionary
 
 UNTIED = ["standard", "jumprelu", "gated"]  # the choice of features is made per feature
@@ -43,21 +41,6 @@ def test_a_row_of_zeros_stays_zero():
     folded = fold_decoder_norm(dictionary)
     assert folded.W_dec[5].abs().max() == 0
     assert torch.isfinite(folded.reconstruct(stream())).all()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@given(scale=st.floats(0.01, 100))
-def test_scale_moves_from_the_input_into_the_biases(kind, scale):
-    dictionary = random_dictionary(kind)
-    folded = fold_scale(dictionary, scale)
-    x = stream().double()
-    exact = {n: v.double() for n, v in vars(dictionary).items() if torch.is_tensor(v)}
-    folded_exact = {n: v.double() for n, v in vars(folded).items() if torch.is_tensor(v)}
-    dictionary, folded = replace(dictionary, **exact), replace(folded, **folded_exact)
-    expected = dictionary.reconstruct(x * scale) / scale
-    assert torch.allclose(folded.reconstruct(x), expected, rtol=1e-4, atol=1e-4)
-    # activations are in units of the stream; mutation tried: threshold not divided
-    assert torch.allclose(folded.encode(x), dictionary.encode(x * scale) / scale, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

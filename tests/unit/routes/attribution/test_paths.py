@@ -13,12 +13,9 @@ from hypothesis import strategies as st
 
 from saekit.errors import InputError
 from saekit.model.exact import ExactModel
-from saekit.routes.attribution.arrivals import arrivals
 from saekit.routes.attribution.paths import (
     derivative,
-    edge_arrivals,
     frozen_maps,
-    head_loadings,
     split_paths,
 )
 from saekit.routes.target import Target, token_target
@@ -122,39 +119,6 @@ def test_several_targets_are_each_as_if_alone(exact, clean):
             assert found.mid.shape == alone.mid.shape == (target.layer - 1, 9, 32)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_heads_and_bypass_of_every_layer_add_up_to_the_effect(exact, clean, mode):
-    (found,) = frozen_maps(exact, clean, [random_target(3, 8)], 0, mode)
-    source = torch.randn(32, generator=torch.Generator().manual_seed(9)).double()
-    loadings = head_loadings(exact, clean, found, source, 5)
-    assert loadings.heads.shape == (3, 4)
-    effect = float(source @ found.J[5])
-    assert loadings.effect == pytest.approx(effect)
-    for m in range(3):
-        whole = float(loadings.heads[m].sum() + loadings.bypass[m])
-        assert whole == pytest.approx(effect, rel=1e-9)
-    assert float(loadings.heads.abs().max()) > 1e-3
-
-
-def test_the_last_arrivals_of_one_source_add_up_to_its_effect(exact, clean):
-    target = random_target(3, 8)
-    (found,) = frozen_maps(exact, clean, [target], 0)
-    restricted = arrivals(exact, clean, target)
-    source = torch.randn(32, generator=torch.Generator().manual_seed(9)).double()
-    edges = edge_arrivals(exact, clean, found, restricted, source, 5)
-    assert float(edges.sum()) == pytest.approx(float(source @ found.J[5]), rel=1e-9)
-    assert edges[:, :, 8:].abs().max() == 0
-    assert edges[0, :, :5].abs().max() == 0, "in block 0 the source is at its own position only"
-    # all streams together give the part of H that is not constant: H of the whole prompt
-    x = clean.resid[0]
-    parts = sum(edge_arrivals(exact, clean, found, restricted, x[k], k) for k in range(8))
-    w = exact.blocks[0]
-    constant = torch.einsum("d,hde->he", w.beta1, w.W_V) + w.b_V
-    moved = torch.einsum("he,hem,m->h", constant, w.W_O, restricted.mid_cotangents[0])
-    block0 = parts[0] + clean.pattern[0, :, 8] * moved[:, None]
-    torch.testing.assert_close(block0[:, :8], restricted.edges[0][:, :8], rtol=1e-9, atol=1e-12)
-
-
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu", "relu"])
 def test_the_derivative_of_the_activation(exact, activation):
     z = torch.linspace(-4, 4, 40, dtype=torch.float64, requires_grad=True)
@@ -173,6 +137,4 @@ def test_bad_input_is_one_sentence(exact, clean, random_dictionaries):
     (found,) = frozen_maps(exact, clean, [target], 1, "direct")
     with pytest.raises(InputError, match="of layer 0, the paths begin at 1"):
         split_paths(clean, found, random_dictionaries[0])
-    with pytest.raises(InputError, match="mode frozen, these are of mode direct"):
-        edge_arrivals(exact, clean, found, arrivals(exact, clean, target), target.direction, 3)
     assert frozen_maps(exact, clean, [], 0) == []

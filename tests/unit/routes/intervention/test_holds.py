@@ -14,7 +14,6 @@ from saekit.routes.intervention.holds import (
     Clamp,
     merged,
     with_features_held,
-    with_other_error,
     with_other_stream,
     with_random_writes,
 )
@@ -94,20 +93,6 @@ def test_another_prompts_stream_at_layer_0_is_the_other_prompt(setting, tiny_mod
     assert torch.allclose(streams, other.resid[:, 8], atol=1e-10)
     elsewhere = with_other_stream(exact, clean, other, [(0, 4)], 8)
     assert torch.allclose(elsewhere, clean.resid[:, 8], atol=1e-10)
-
-
-def test_all_features_and_the_error_of_another_prompt_are_its_stream(setting, tiny_model):
-    """The swap and what it leaves out are the whole: held at layer 3, features + error."""
-    exact, clean, dictionaries = setting
-    other = exact.run(tiny_model.prompt('The opposite of "small" is "'))
-    mine, theirs = (dictionaries[3].encode(run.resid[3, 8]) for run in (clean, other))
-    features = ((mine != 0) | (theirs != 0)).nonzero().flatten()
-    held, _ = with_features_held(
-        exact, clean, dictionaries, merged([Clamp(3, 8, features, theirs[features])]), 8
-    )
-    error = with_other_error(exact, clean, other, dictionaries, [(3, 8)], 8)
-    both = held[3] + error[3] - clean.resid[3, 8]
-    assert torch.allclose(both, other.resid[3, 8], atol=1e-4)
 
 
 def test_one_feature_at_two_values_is_refused():
