@@ -33,7 +33,7 @@ def example_html(example: Example, maximum: float) -> str:
 
 def feature_html(record: FeatureRecord) -> str:
     """Name, frequency, the tokens it fires on and promotes, and its strongest examples."""
-    name = f": {record.naming.shown}" if record.naming else ""
+    name = f": {record.naming.shown}" if record.naming and record.naming.kind else ""
     rows = {
         "active on": f"{percent(record.density)} of positions ({record.count:,})",
         "activation": f"mean {number(record.mean)}, largest {number(record.max)}",
@@ -42,7 +42,7 @@ def feature_html(record: FeatureRecord) -> str:
         "suppresses": [row.token for row in record.output_bottom],
     }
     cells = "".join(
-        f'<tr><th style="text-align:left">{title}</th>'
+        f'<tr><th style="text-align:left;padding-right:1em">{title}</th>'
         f'<td style="text-align:left">{xml(_words(value))}</td></tr>'
         for title, value in rows.items()
         if value

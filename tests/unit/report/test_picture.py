@@ -1,5 +1,6 @@
 """What a notebook shows: the picture of the object, with its text escaped, without torch."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,8 @@ def test_a_feature_shows_tokens_and_examples():
     assert "&quot;&lt;i&gt;&quot;" in html and "&lt;b&gt;" in html and "↵" in html
     assert "<b>" not in html and "<i>" not in html
     assert "promotes" not in html  # not in this record
+    bare = dataclasses.replace(record, naming=FeatureName("feature 3/14", ""))._repr_html_()
+    assert "<strong>Feature 3/14</strong>" in bare
 
 
 def test_what_has_no_picture_says_so():
