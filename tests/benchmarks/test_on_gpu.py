@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from saekit.sae.training.architectures import ARCHITECTURES
-from saekit.sae.training.config import TrainConfig
+from saekit.sae.training.config import ARCHITECTURES, TrainConfig
 from saekit.sae.training.layer import LayerTraining
 
 pytestmark = [

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from saekit.sae.training.architectures import ARCHITECTURES, Matryoshka
-from saekit.sae.training.config import ARCHITECTURES as NAMES
-from saekit.sae.training.config import LayerConfig
+from saekit.sae.training.architectures import CLASS_OF, Matryoshka
+from saekit.sae.training.config import ARCHITECTURES, LayerConfig
 from saekit.sae.training.step import dense_step
 from saekit.sae.training.straight_through import jump_relu, step_function
 
@@ -18,12 +17,12 @@ def plain(**more):
 
 
 def loss_of(name, x, p, dead=NONE, sparsity=1.0, **settings):
-    kind = ARCHITECTURES[name](LayerConfig(architecture=name, **{"d_sae": 2, "k": 1, **settings}))
+    kind = CLASS_OF[name](LayerConfig(architecture=name, **{"d_sae": 2, "k": 1, **settings}))
     return kind.loss(torch.tensor(x), p, dead, sparsity)
 
 
 def test_names():
-    assert set(ARCHITECTURES) == set(NAMES)
+    assert set(CLASS_OF) == set(ARCHITECTURES)
 
 
 def test_standard_by_hand():
@@ -77,7 +76,7 @@ def test_gated_by_hand():
 
 
 def test_the_frozen_path_of_gated_does_not_teach_the_decoder():
-    kind = ARCHITECTURES["gated"](LayerConfig(architecture="gated", d_sae=2, k=1))
+    kind = CLASS_OF["gated"](LayerConfig(architecture="gated", d_sae=2, k=1))
     p = kind.start(EYE, EYE)
     p["b_mag"] = torch.full((2,), -100.0)  # nothing comes through the magnitudes
     gradients, _ = dense_step(torch.tensor([[3.0, -4.0]]), p, kind, NONE, sparsity=0.0)
