@@ -123,7 +123,26 @@ class Circuit(Pictured):
             raise FormatError(
                 f"{origin} has schema_version {version}; this saekit reads {SCHEMA_VERSION}."
             )
-        return read_record(cls, document, origin, "a complete saekit circuit")
+        circuit = read_record(cls, document, origin, "a complete saekit circuit")
+        circuit._check_places(origin)
+        return circuit
+
+    def _check_places(self, origin: str) -> None:
+        """Refuse positions and maps that are not those of the tokens."""
+        n = len(self.tokens)
+        places = {"key": self.key, "query": self.query, "target.position": self.target.position}
+        for name, position in places.items():
+            if position > n:
+                raise FormatError(
+                    f"{origin} is not a complete saekit circuit: {name} is {position}, and there "
+                    f"are {n} tokens."
+                )
+        maps = [rows for heads in self.patterns or [] for rows in heads]
+        if any(len(rows) != n or any(len(row) != n for row in rows) for rows in maps):
+            raise FormatError(
+                f"{origin} is not a complete saekit circuit: its attention maps (patterns) are not "
+                f"of {n} x {n} tokens."
+            )
 
     def to_json(self) -> str:
         """The JSON text, one line per key (attention maps would fill thousands of lines)."""

@@ -70,6 +70,19 @@ def test_every_field_of_a_circuit_is_read_back_and_unknown_ones_are_ignored(circ
     jsonschema.validate(later, schema())
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"key": 9}, "key is 9, and there are 8 tokens"),
+        ({"query": 12}, "query is 12"),
+        ({"patterns": [[[[1.0]]]]}, "not of 8 x 8 tokens"),
+    ],
+)
+def test_places_outside_the_prompt_are_refused(circuit, change, said):
+    with pytest.raises(FormatError, match=said):
+        Circuit.from_dict({**circuit.to_dict(), **change})
+
+
 def test_the_schema_says_what_the_fields_mean():
     described = schema()
     assert "pre-activation" in described["properties"]["components"]["description"]
