@@ -35,7 +35,7 @@ def json_of(capsys, arguments):
 
 
 COMMANDS = (
-    "demo train evaluate pretrain import export index names query concepts trace report view "
+    "fetch demo train evaluate pretrain import export index names query concepts trace report view "
     "means heads doctor"
 ).split()
 
@@ -141,6 +141,20 @@ def test_trace_and_report_show_the_same_numbers(line, capsys, tmp_path):
         stored.pop(volatile), circuit.pop(volatile)
     assert stored == circuit
     assert {path.rsplit("/", 1)[1] for path in files} >= {"circuit.svg", "report.html"}
+
+
+def test_a_trace_of_a_model_without_dictionaries(tiny_model_folder, capsys):
+    command = ["trace", "--model", str(tiny_model_folder), PROMPT, "--random-sets", "5"]
+    circuit = json_of(capsys, command)
+    jsonschema.validate(circuit, schema())
+    assert circuit["dictionaries"] == "none" and circuit["concepts"] == circuit["sources"] == []
+    assert circuit["target"]["kind"] == "token"
+    assert circuit["target"]["token"] == circuit["prediction"][0]["token"]
+    assert circuit["set"]["heads"] and circuit["error_node_share"] is None
+    assert any("No dictionaries were read" in note for note in circuit["notes"])
+    assert main(command) == 0
+    assert "saekit train makes" in " ".join(capsys.readouterr().out.split())
+    assert "train them with saekit train" in refused(capsys, *command, "--target", "2/7")
 
 
 def test_a_trace_with_means_and_a_counterfactual_prompt(line, tiny_model_folder, capsys, tmp_path):

@@ -35,6 +35,8 @@ FEWER = {
 }
 # what is only parsed
 PARSED = {
+    "saekit fetch smollm2": "needs a network",
+    "saekit trace --model smollm2 ": "needs a model that was fetched",
     "saekit train gpt2 ": "needs a GPU, a network and hours",
     "saekit index out/gpt2 ": "needs what that training writes, and a GPU",
     "saekit concepts out/gpt2 ": "needs what that training writes",

@@ -94,6 +94,7 @@ def can_run(model: LanguageModel) -> bool:
     dense attention."""
     return (
         model.device.type == "cpu"
+        and model.hf.config.model_type == "gpt2"
         and model.gate_bias is None
         and model.d_head in HEAD_WIDTHS
         and model.decoder.activation in TANH_GELUS

@@ -30,6 +30,14 @@ def _activated(
     return {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}[activation](inner)
 
 
+def _norm(
+    model: Decoder, x: Float[Tensor, "*batch d_model"], gamma: Tensor, beta: Tensor
+) -> Tensor:
+    if model.norm == "rms":
+        return F.rms_norm(x, x.shape[-1:], gamma, model.eps)
+    return F.layer_norm(x, x.shape[-1:], gamma, beta, model.eps)
+
+
 def _linear(x: Float[Tensor, "*batch d_in"], W: Tensor, b: Tensor) -> Tensor:
     return torch.addmm(b, x.flatten(0, -2), W).unflatten(0, x.shape[:-1])
 
@@ -38,13 +46,18 @@ def _block(
     model: Decoder, m: int, hidden: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """Block m: hidden + attention, then + MLP."""
-    w, sizes = model.blocks[m], hidden.shape[-1:]
+    w = model.blocks[m]
 
     def split_heads(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (model.n_heads, -1)).transpose(1, 2).to(hidden.dtype)
+        return x.unflatten(-1, (-1, model.d_head)).transpose(1, 2).to(hidden.dtype)
 
-    normed = F.layer_norm(hidden, sizes, w.gamma1, w.beta1, model.eps)
-    q, k, v = map(split_heads, _linear(normed, w.W_QKV, w.b_QKV).chunk(3, -1))
+    normed = _norm(model, hidden, w.gamma1, w.beta1)
+    q, k, v = map(split_heads, _linear(normed, w.W_QKV, w.b_QKV).split(model.sides, -1))
+    if model.rotary is not None:
+        positions = torch.arange(q.shape[2], device=q.device)
+        q, k = model.rotary.turned(q, positions), model.rotary.turned(k, positions)
+    if model.shared > 1:
+        k, v = (t.repeat_interleave(model.shared, 1) for t in (k, v))
     # under autocast attention stays in the stream's type: 16-wide heads are slow in bf16 on CPU
     with torch.autocast(hidden.device.type, enabled=False):
         if model.gate_bias is None:
@@ -52,17 +65,20 @@ def _block(
         else:
             mixed, _ = attend(q, k, v, model.gate_bias[m], w.score_scale)
     hidden = hidden + _linear(mixed.transpose(1, 2).flatten(2), w.W_O.flatten(0, 1), w.b_O)
-    normed = F.layer_norm(hidden, sizes, w.gamma2, w.beta2, model.eps)
-    inner = _activated(_linear(normed, w.W_in, w.b_in), model.activation)
+    normed = _norm(model, hidden, w.gamma2, w.beta2)
+    inner = _linear(normed, w.W_in, w.b_in)
+    if w.W_gate is None or w.b_gate is None:
+        inner = _activated(inner, model.activation)
+    else:
+        inner = inner * _activated(_linear(normed, w.W_gate, w.b_gate), model.activation)
     return hidden + _linear(inner, w.W_out, w.b_out)
 
 
 def embed(
     model: LanguageModel, ids: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The residual stream at layer 0: token plus position embeddings."""
-    decoder = model.decoder
-    return F.embedding(ids, decoder.W_E) + decoder.W_pos[: ids.shape[1]]
+    """The residual stream at layer 0: token embeddings, plus those of positions if learned."""
+    return model.decoder.embedded(ids)
 
 
 def run_blocks(
@@ -78,9 +94,9 @@ def run_blocks(
 def final_norm(
     model: LanguageModel, hidden: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch d_model"]:
-    """The final LayerNorm of the stream at layer `n_layers`."""
+    """The final norm of the stream at layer `n_layers`."""
     decoder = model.decoder
-    return F.layer_norm(hidden, hidden.shape[-1:], decoder.gamma_f, decoder.beta_f, decoder.eps)
+    return _norm(decoder, hidden, decoder.gamma_f, decoder.beta_f)
 
 
 def unembed(

@@ -10,11 +10,21 @@ import os
 import sys
 from collections.abc import Callable
 
-from saekit.cli import concepts, doctor, exchange, features, heads, means, routes, training
+from saekit.cli import (
+    concepts,
+    doctor,
+    exchange,
+    features,
+    heads,
+    means,
+    models,
+    routes,
+    training,
+)
 from saekit.errors import SaekitError
 
 PROG = "saekit"
-SUMMARY = "Dictionaries for every layer of GPT-2, concepts with layer spans, and their routes."
+SUMMARY = "Dictionaries for every layer of a language model, concepts with layer spans, and their routes."
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for stage in (training, exchange, features, concepts, routes, means, heads, doctor):
+    for stage in (models, training, exchange, features, concepts, routes, means, heads, doctor):
         stage.add(command)
     return parser
 

@@ -5,15 +5,26 @@ import os
 import sys
 from typing import Any
 
-from saekit.bundled import bundled
+from saekit.bundled import DEFAULT_DICTIONARIES, bundled
 from saekit.cli.common import Command, add_dictionaries, dictionary_folder, open_set, show
 from saekit.errors import InputError
 
 
 def _open(args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """The model, its dictionaries and their concepts, if they were found already."""
+    """The model, its dictionaries and their concepts, if they were found already.
+
+    A model without a dictionary set (`--model M PROMPT`) is traced by its weights alone.
+    """
     from saekit.concepts.catalogue import Catalogue
 
+    if args.model and args.dictionaries == DEFAULT_DICTIONARIES:
+        from saekit.model.devices import check_device
+        from saekit.model.loading import load_model
+        from saekit.sae.storage.dictionary_set import DictionarySet
+
+        check_device(args.device)
+        model = load_model(args.model, device=args.device)
+        return model, DictionarySet.none(model), None
     model, dictionaries = open_set(args)
     path = dictionaries.path / "concepts.json"
     return model, dictionaries, Catalogue.load(path) if path.exists() else None

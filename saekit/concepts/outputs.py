@@ -59,12 +59,13 @@ def direct_effects(
     W_U = decoder.W_U.float()
     direction = decoder.gamma_f.float() * (W_U[:, list(tokens)].mean(1) - W_U.mean(1))
     rows = dictionary.W_dec.to(direction)
-    return ((rows - rows.mean(1, keepdim=True)) @ direction).cpu().numpy()
+    return (decoder.centred(rows) @ direction).cpu().numpy()
 
 
 def deviations(model: LanguageModel, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-    """sigma of a stream: what the final LayerNorm would divide it by."""
-    return (x.float().var(-1, correction=0) + model.decoder.eps).sqrt()
+    """sigma of a stream: what the final norm would divide it by."""
+    centred = model.decoder.centred(x.float())
+    return (centred.square().mean(-1) + model.decoder.eps).sqrt()
 
 
 class OutputView:

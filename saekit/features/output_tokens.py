@@ -19,8 +19,7 @@ def output_logits(
 ) -> Float[Tensor, "n d_vocab"]:
     """Logits per unit of each direction, their vocabulary mean subtracted."""
     decoder = model.decoder
-    centred = directions - directions.mean(-1, keepdim=True)
-    logits = (centred * decoder.gamma_f.float()) @ decoder.W_U.float()
+    logits = (decoder.centred(directions) * decoder.gamma_f.float()) @ decoder.W_U.float()
     return logits - logits.mean(-1, keepdim=True)
 
 

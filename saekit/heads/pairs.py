@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
-from transformers import GPT2LMHeadModel
+from transformers import PreTrainedModel
 
 from saekit.errors import InputError, ModelError
 from saekit.heads.relations import Relation
@@ -50,19 +50,19 @@ class TokenPairs:
 
 
 def open_for_pairs(model: object, relation: Relation) -> LanguageModel:
-    """`load_model`, also for a GPT-2 without a tokenizer where the pairs are token ids.
+    """`load_model`, also for a model without a tokenizer where the pairs are token ids.
 
     Raises:
-        ModelError: not a GPT-2 (the type or the name is in the message).
+        ModelError: no model that saekit reads (the type or the name is in the message).
     """
-    if not isinstance(model, LanguageModel | GPT2LMHeadModel):
+    if not isinstance(model, LanguageModel | PreTrainedModel):
         if not isinstance(model, str) and not hasattr(model, "__fspath__"):
             raise ModelError(
                 f"A {type(model).__name__} is no model that saekit reads: give an id, a folder "
-                "or a loaded GPT-2 with a language model head (GPT2LMHeadModel)."
+                "or a loaded language model of transformers."
             )
         return load_model(str(model))
-    if isinstance(model, GPT2LMHeadModel) and isinstance(relation.pairs[0][0], int):
+    if isinstance(model, PreTrainedModel) and isinstance(relation.pairs[0][0], int):
         try:
             if model.config._name_or_path:
                 return load_model(model)

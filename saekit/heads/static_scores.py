@@ -62,9 +62,11 @@ def _grid(side: Side) -> Float[np.ndarray, "layer head"]:
 def published_classes(model: LanguageModel) -> Any:
     """The published classes if this is GPT-2 small, else None (`is_gpt2_small`)."""
     config = model.hf.config
+    if config.model_type != "gpt2":
+        return None
     names = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
     shape = {name: getattr(config, name) for name in names}
-    start = model.hf.transformer.wte.weight[0, :10].float().tolist()
+    start = model.decoder.W_E[0, :10].float().tolist()
     return ioi_classes() if is_gpt2_small(model.id, shape, start) else None
 
 

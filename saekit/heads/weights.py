@@ -21,14 +21,8 @@ def first_mlp(
     exact: ExactModel, embedding: Float[Tensor, "token d_model"]
 ) -> Float[Tensor, "token d_model"]:
     """MLP_0( LN2_0( e ) ): the first MLP's output, in the precision of `embedding`."""
-    w = exact.blocks[0]
-    gamma2, beta2, W_in, b_in, W_out, b_out = (
-        tensor.to(embedding.dtype)
-        for tensor in (w.gamma2, w.beta2, w.W_in, w.b_in, w.W_out, w.b_out)
-    )
-    normed, _ = exact.norm(embedding, gamma2, beta2)
-    pre = normed @ W_in + b_in
-    return (exact.gate(pre) * pre) @ W_out + b_out
+    w = exact.blocks[0].to(embedding.dtype)
+    return exact.mlp(w, exact.norm(embedding, w.gamma2, w.beta2)[0])[-1]
 
 
 @torch.no_grad()

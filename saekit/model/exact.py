@@ -1,12 +1,13 @@
-"""An exact forward pass of GPT-2 on one prompt, with every intermediate value and with edits.
+"""An exact forward pass of one prompt, with every intermediate value and with edits.
 
 Own code on the checkpoint's unprocessed weights, in float32 or float64, in row-vector convention:
 
-    mid_m   = x_m + sum_h o_mh + b_O,m          o_mh = A_mh ( LN1_m(x_m) W_V + b_V ) W_O
-    x_{m+1} = mid_m + act( LN2_m(mid_m) W_in + b_in ) W_out + b_out
-    logits  = LN_f(x_n) W_U
+    mid_m   = x_m + sum_h o_mh + b_O,m          o_mh = A_mh ( norm_1(x_m) W_V + b_V ) W_O
+    x_{m+1} = mid_m + ( rho * u ) W_out + b_out           u = norm_2(mid_m) W_in + b_in
+    logits  = norm_f(x_n) W_U
 
-A_mh is the softmax pattern, or that with the closed edges of gated attention at 0 (gating.py; its
+rho is act(u) / u, in a gated MLP act(g) with g = norm_2(mid_m) W_gate + b_gate.  A_mh is the
+softmax pattern, or that with the closed edges of gated attention at 0 (gating.py; its
 rows then sum to less than 1, so b_V is a part of the value and never of b_O).
 
 `ExactModel.run` stores every value of these equations.  `ExactModel.rerun` repeats a window of
@@ -21,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saekit.model.decoder import DecoderBlock
 from saekit.model.gating import gated
 from saekit.model.loading import LanguageModel
 
@@ -32,9 +34,12 @@ class Forward:
     Attributes:
         resid: residual stream at every layer; `resid[n_layers]` is the final one.
         mid: residual stream between attention and MLP of every block.
-        pattern, key, value: of every head; `pattern` is gated, `value` includes b_V.
-        scale1, scale2, scale_f: what the LayerNorms divided by.
-        pre: MLP hidden units before the activation function.
+        pattern, key, value: of every query head; `pattern` is gated, keys are turned to their
+            positions, `value` includes b_V.
+        scale1, scale2, scale_f: what the norms divided by.
+        pre: MLP hidden units u, before the factor rho.
+        rho: what they are multiplied with.
+        gate_in: what the activation function reads: g, or u where the MLP has no gate.
         mlp_out: what the MLP wrote, b_out included.
     """
 
@@ -47,6 +52,8 @@ class Forward:
     scale1: Float[Tensor, "layer pos"]
     scale2: Float[Tensor, "layer pos"]
     pre: Float[Tensor, "layer pos d_mlp"]
+    rho: Float[Tensor, "layer pos d_mlp"]
+    gate_in: Float[Tensor, "layer pos d_mlp"]
     mlp_out: Float[Tensor, "layer pos d_model"]
     scale_f: Float[Tensor, " pos"]
     logits: Float[Tensor, "pos d_vocab"]
@@ -89,14 +96,15 @@ class Edits:
 
 
 class ExactModel:
-    """The weights of a loaded GPT-2 in one precision, and its forward pass in plain equations."""
+    """The weights of a loaded model in one precision, and its forward pass in plain equations."""
 
     def __init__(self, model: LanguageModel, dtype: torch.dtype = torch.float32) -> None:
         decoder = model.decoder.to(dtype)
+        self.decoder = decoder
         self.n_layers, self.n_heads = decoder.n_layers, decoder.n_heads
         self.d_model, self.d_head = decoder.d_model, decoder.d_head
         self.activation, self.eps = decoder.activation, decoder.eps
-        self.W_E, self.W_pos, self.W_U = decoder.W_E, decoder.W_pos, decoder.W_U
+        self.W_E, self.W_U = decoder.W_E, decoder.W_U
         self.gamma_f, self.beta_f = decoder.gamma_f, decoder.beta_f
         self.gate_bias, self.blocks = decoder.gate_bias, decoder.blocks
 
@@ -113,21 +121,33 @@ class ExactModel:
     def norm(
         self, x: Float[Tensor, "*batch d_model"], gamma: Tensor, beta: Tensor
     ) -> tuple[Float[Tensor, "*batch d_model"], Float[Tensor, "*batch"]]:
-        """LayerNorm and what it divided by."""
-        centred = x - x.mean(-1, keepdim=True)
+        """The norm and what it divided by."""
+        centred = self.decoder.centred(x)
         scale = (centred.square().mean(-1) + self.eps).sqrt()
         return centred / scale[..., None] * gamma + beta, scale
 
     def unembed(
         self, resid: Float[Tensor, "*batch d_model"]
     ) -> tuple[Float[Tensor, "*batch d_vocab"], Float[Tensor, "*batch"]]:
-        """Logits of a final residual stream, and the final LayerNorm's scale."""
+        """Logits of a final residual stream, and the final norm's scale."""
         normed, scale = self.norm(resid, self.gamma_f, self.beta_f)
         return normed @ self.W_U, scale
 
+    def mlp(
+        self, w: DecoderBlock, normed: Float[Tensor, "*batch d_model"]
+    ) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, "*batch d_model"]]:
+        """(u, rho, what the activation function reads, what the block's MLP writes)."""
+        pre = normed @ w.W_in + w.b_in
+        if w.W_gate is None or w.b_gate is None:
+            gate_in, rho = pre, self.gate(pre)
+        else:
+            gate_in = normed @ w.W_gate + w.b_gate
+            rho = self.gate(gate_in) * gate_in
+        return pre, rho, gate_in, (rho * pre) @ w.W_out + w.b_out
+
     def _heads(self, flat: Tensor) -> Tensor:
-        """[batch, window, d_model] -> [batch, head, window, d_head]."""
-        return flat.unflatten(-1, (self.n_heads, self.d_head)).transpose(1, 2)
+        """[batch, window, n * d_head] -> [batch, n, window, d_head]."""
+        return flat.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
 
     def _attention(
         self,
@@ -143,14 +163,19 @@ class ExactModel:
         """
         w = self.blocks[m]
         normed, scale1 = self.norm(x, w.gamma1, w.beta1)
-        query, key, value = map(self._heads, (normed @ w.W_QKV + w.b_QKV).split(self.d_model, -1))
+        model, window = self.decoder, torch.arange(first, first + x.shape[1], device=x.device)
+        query, key, value = map(self._heads, (normed @ w.W_QKV + w.b_QKV).split(model.sides, -1))
+        if model.rotary is not None:
+            query, key = model.rotary.turned(query, window), model.rotary.turned(key, window)
+        if model.shared > 1:
+            key, value = (t.repeat_interleave(model.shared, 1) for t in (key, value))
         if past is not None:
             batch = len(x)
             key = torch.cat([past[0].expand(batch, -1, -1, -1), key], 2)
             value = torch.cat([past[1].expand(batch, -1, -1, -1), value], 2)
         scores = query @ key.transpose(-1, -2) * w.score_scale
         positions = torch.arange(key.shape[2], device=x.device)
-        future = positions > positions[first:, None]
+        future = positions > window[:, None]
         live = scores.masked_fill(future, -math.inf).softmax(-1)
         if self.gate_bias is not None:
             live = gated(scores, live, self.gate_bias[m])
@@ -189,17 +214,16 @@ class ExactModel:
         attention = self._attention(m, x, first, past, edits)
         mid = x + attention.pop("written") + w.b_O
         normed2, scale2 = self.norm(mid, w.gamma2, w.beta2)
-        pre = normed2 @ w.W_in + w.b_in
-        mlp_out = (self.gate(pre) * pre) @ w.W_out + w.b_out
+        pre, rho, gate_in, mlp_out = self.mlp(w, normed2)
         return {
             **attention, "resid": mid + mlp_out, "mid": mid, "scale2": scale2, "pre": pre,
-            "mlp_out": mlp_out,
+            "rho": rho, "gate_in": gate_in, "mlp_out": mlp_out,
         }  # fmt: skip
 
     @torch.no_grad()
     def run(self, ids: Int[Tensor, " pos"]) -> Forward:
         """The clean forward pass of one prompt, everything stored."""
-        x = (self.W_E[ids] + self.W_pos[: len(ids)])[None]
+        x = self.decoder.embedded(ids)[None]
         resid, stored = [x], []
         for m in range(self.n_layers):
             values = self._block(m, resid[-1], 0, None, Edits())

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AttentionInterface, GPT2LMHeadModel
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from saekit.errors import ModelError
@@ -88,7 +88,7 @@ AttentionInterface.register(IMPLEMENTATION, cast(Any, _in_transformers))
 AttentionMaskInterface.register(IMPLEMENTATION, eager_mask)
 
 
-def install(hf: GPT2LMHeadModel) -> None:
+def install(hf: PreTrainedModel) -> None:
     """Let the forward pass of a `transformers` model apply the gates of its config, if any."""
     if gate_bias(hf.config, hf.config._name_or_path) is not None:
         hf.set_attn_implementation(IMPLEMENTATION)

@@ -1,12 +1,10 @@
-"""A GPT-2 from a bundled name, a hub id or a folder, with its tokenizer and fingerprint.
+"""A model from a bundled name, a hub id or a folder, with its tokenizer and fingerprint.
 
 Weights are used as stored: no LayerNorm folding, no centring.
 """
 
 import hashlib
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,18 +16,22 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from saekit.bundled import bundled
 from saekit.errors import InputError, MismatchError, ModelError, check_fingerprint
 from saekit.model.decoder import Decoder
 from saekit.model.devices import check_device
-from saekit.model.families import gpt2
+from saekit.model.families import gpt2, llama
+from saekit.model.fetching import PACKAGES, fetched
 from saekit.model.gating import gate_bias, install
+from saekit.model.gguf import converted
+from saekit.model.silence import quiet
 
 BUNDLED_MODELS = {"gpt2-mini": "dictionaries/gpt2-mini/model"}
 HUB_ALIASES = {"gpt2-small": "gpt2"}
+FAMILIES: dict[str, Any] = {"gpt2": gpt2, "llama": llama, "mistral": llama, "qwen2": llama}
+"""`model_type` of a config -> the module that describes such models."""
 HUB_FILES = [
     "config.json", "model*.safetensors", "model.safetensors.index.json",
     "tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
@@ -38,7 +40,7 @@ HUB_FILES = [
 
 @dataclass
 class LanguageModel:
-    """A GPT-2 with what saekit needs beside the weights.
+    """A model with what saekit needs beside the weights.
 
     Attributes:
         id: as the user named it (stored in every artefact).
@@ -48,29 +50,29 @@ class LanguageModel:
     """
 
     id: str
-    hf: GPT2LMHeadModel
+    hf: PreTrainedModel
     tokenizer: Any
     prepend_bos: bool = True
 
     @property
     def n_layers(self) -> int:
-        return self.hf.config.n_layer
+        return self.hf.config.num_hidden_layers
 
     @property
     def n_heads(self) -> int:
-        return self.hf.config.n_head
+        return self.hf.config.num_attention_heads
 
     @property
     def d_model(self) -> int:
-        return self.hf.config.n_embd
+        return self.hf.config.hidden_size
 
     @property
     def d_head(self) -> int:
-        return self.d_model // self.n_heads
+        return getattr(self.hf.config, "head_dim", None) or self.d_model // self.n_heads
 
     @property
     def n_ctx(self) -> int:
-        return self.hf.config.n_positions
+        return self.hf.config.max_position_embeddings
 
     @property
     def d_vocab(self) -> int:
@@ -78,7 +80,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.hf.transformer.wte.weight.device
+        return next(self.hf.parameters()).device
 
     @property
     def bos(self) -> int:
@@ -93,7 +95,7 @@ class LanguageModel:
     def decoder(self) -> Decoder:
         """What the model is, in the words that all forward passes read; its tensors are the
         model's own, so that weights changed in place are seen."""
-        return gpt2.decoder(self.hf)
+        return FAMILIES[self.hf.config.model_type].decoder(self.hf)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,9 +105,10 @@ class LanguageModel:
         config says beyond the default; an unembedding that is not the embedding is one more weight.
         """
         digest = hashlib.sha256()
-        for text in gpt2.beyond_the_weights(self.hf):
+        family = FAMILIES[self.hf.config.model_type]
+        for text in family.beyond_the_weights(self.hf):
             digest.update(text.encode())
-        tied = gpt2.is_tied(self.hf)
+        tied = family.is_tied(self.hf)
         if (bias := self.gate_bias) is not None:
             digest.update(f"gate_bias{tuple(bias.shape)}".encode())
             digest.update(bias.numpy().tobytes())
@@ -195,7 +198,8 @@ class LanguageModel:
 
 
 def _folder(model_id: str) -> str:
-    """The folder on this disk that holds a model: bundled, given, or downloaded from the hub.
+    """The folder on this disk that holds a model: bundled, given, fetched, converted from a GGUF
+    file, or downloaded from the hub.
 
     The hub is asked once and here only (`transformers` would ask it for each file and repeat
     every failed request for half a minute); a model downloaded earlier is found without a network.
@@ -204,6 +208,10 @@ def _folder(model_id: str) -> str:
         return str(Path(model_id).expanduser())
     if model_id in BUNDLED_MODELS:
         return str(bundled(BUNDLED_MODELS[model_id]))
+    if model_id in PACKAGES:
+        return str(fetched(model_id))
+    if Path(model_id).suffix == ".gguf" and Path(model_id).expanduser().is_file():
+        return str(converted(Path(model_id).expanduser()))
     if Path(model_id).exists() or model_id.startswith((".", "/", "~")):
         raise ModelError(f"{model_id} is not a model folder.")
     try:
@@ -215,22 +223,20 @@ def _folder(model_id: str) -> str:
         ) from error
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no load report of `transformers`: saekit reports by its errors."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
+LoadableModel = str | LanguageModel | PreTrainedModel
 
 
-LoadableModel = str | LanguageModel | GPT2LMHeadModel
+def check_family(config: Any, name: str) -> None:
+    """Refuse a model that saekit cannot describe exactly.
+
+    Raises:
+        ModelError: another family (the known ones are named), or a field of its config.
+    """
+    if config.model_type not in FAMILIES:
+        raise ModelError(
+            f'"{name}" is a {config.model_type}; saekit reads {", ".join(FAMILIES)} models.'
+        )
+    FAMILIES[config.model_type].check(config, name)
 
 
 def load_model(
@@ -239,20 +245,21 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     prepend_bos: bool = True,
 ) -> LanguageModel:
-    """Open a GPT-2: `gpt2-mini` (bundled), a folder in Hugging Face form, or a hub id (`gpt2`).
+    """Open a model: `gpt2-mini` (bundled), `smollm2` (after `saekit fetch smollm2`), a folder in
+    Hugging Face form, a GGUF file, or a hub id (`gpt2`).
 
-    A `LanguageModel` is returned as it is; a loaded `transformers` GPT-2 is wrapped (its tokenizer
+    A `LanguageModel` is returned as it is; a loaded `transformers` model is wrapped (its tokenizer
     is opened from where the model came from).
 
     Raises:
-        ModelError: unknown name, unreachable hub, not a GPT-2, missing or truncated weights.
+        ModelError: unknown name, unreachable hub, another family, missing or truncated weights.
         InputError: a device that this machine or this torch does not have.
     """
     if isinstance(id, LanguageModel):
         return id
-    if isinstance(id, GPT2LMHeadModel):
+    if isinstance(id, PreTrainedModel):
         source = id.config._name_or_path
-        gpt2.check(id.config, source or "the model")
+        check_family(id.config, source or "the model")
         install(id)
         return LanguageModel(source, id.eval(), _open_tokenizer(_folder(source)), prepend_bos)
     check_device(device)
@@ -263,9 +270,7 @@ def load_model(
         raise ModelError(
             f"{path} is not a model folder: no config.json that transformers reads."
         ) from error
-    if config.model_type != "gpt2":
-        raise ModelError(f'"{id}" is a {config.model_type}; saekit reads GPT-2 models.')
-    gpt2.check(config, str(id))
+    check_family(config, str(id))
     hf = _open_weights(path, dtype)
     install(hf)
     tokenizer = _open_tokenizer(path)
@@ -276,10 +281,10 @@ def load_model(
     return LanguageModel(id, hf.eval().to(device), tokenizer, prepend_bos)  # pyright: ignore[reportArgumentType]
 
 
-def _open_weights(path: str, dtype: torch.dtype) -> GPT2LMHeadModel:
+def _open_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
     try:
-        with _quiet():
-            opened: Any = GPT2LMHeadModel.from_pretrained(
+        with quiet():
+            opened: Any = AutoModelForCausalLM.from_pretrained(
                 path, dtype=dtype, local_files_only=True, use_safetensors=True,
                 output_loading_info=True,
             )  # fmt: skip
@@ -299,7 +304,7 @@ def _open_tokenizer(path: str) -> Any:
     if not any((Path(path) / name).exists() for name in ("tokenizer.json", "vocab.json")):
         raise ModelError(f"{path} holds no tokenizer (tokenizer.json, or vocab.json and merges).")
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} holds no tokenizer that transformers reads.") from error

@@ -1,6 +1,7 @@
 """What must be said beside a circuit's numbers."""
 
 from saekit.routes.circuit import Circuit
+from saekit.sae.storage.dictionary_set import NONE
 from saekit.wording import number, percent
 
 ERROR_SHARE = 0.3  # above, features explain too little of what is carried
@@ -64,6 +65,11 @@ def notes(
         lines.append(
             f"The dictionaries miss {percent(circuit.error_node_share)} of what the heads read "
             "at the key: the features listed there are not an explanation."
+        )
+    if circuit.dictionaries == NONE:
+        lines.append(
+            "No dictionaries were read, so no features and no concepts are shown: saekit train "
+            "makes them."
         )
     if circuit.patterns is None:
         lines.append("Attention maps are stored for prompts of up to 64 tokens only.")

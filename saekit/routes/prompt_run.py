@@ -62,7 +62,7 @@ class PromptRun:
     def of(
         cls,
         model: str | LanguageModel,
-        dictionaries: str | Path | DictionarySet,
+        dictionaries: str | Path | DictionarySet | None,
         prompt: str,
         catalogue: Catalogue | None = None,
         spans: Sequence[Any] | None = None,
@@ -81,6 +81,8 @@ class PromptRun:
         tokens = model.token_strings(ids[first:].tolist())
         exact = ExactModel(model, dtype)
         clean = exact.run(ids)
+        if dictionaries is None:
+            dictionaries = DictionarySet.none(model)
         if not isinstance(dictionaries, DictionarySet):
             dictionaries = DictionarySet.load(dictionaries, device=str(model.device))
         if catalogue is None:

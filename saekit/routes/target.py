@@ -127,7 +127,7 @@ def token_direction(
     """(e, c) of a token's logit minus the mean logit, the final LayerNorm's scale frozen."""
     column = exact.W_U[:, token] - exact.W_U.mean(1)
     scaled = column * exact.gamma_f / clean.scale_f[query]
-    return scaled - scaled.mean(), float(exact.beta_f @ column)
+    return exact.decoder.centred(scaled), float(exact.beta_f @ column)
 
 
 def token_target(
@@ -279,7 +279,7 @@ class TargetChooser:
                 member = self._strongest_member(concept)
                 if member is not None and member[0] > 0:
                     return self._concept(concept)
-        last = self.run.dictionaries.layers[-1]
+        last = max(self.run.dictionaries.layers, default=0)
         if last > 0:
             dictionary = self.run.dictionaries[last]
             direction, _ = token_direction(self.exact, self.clean, token, self.query)

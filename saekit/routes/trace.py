@@ -36,7 +36,7 @@ from saekit.sae.storage.dictionary_set import DictionarySet
 
 def trace(
     model: str | LanguageModel,
-    dictionaries: str | Path | DictionarySet,
+    dictionaries: str | Path | DictionarySet | None,
     prompt: str,
     target: str | None = None,
     query: int | None = None,
@@ -53,6 +53,8 @@ def trace(
     """Trace one prompt: which heads carry what to the target, how much, and is it causal.
 
     Args:
+        dictionaries: None traces a token by the model's weights alone: heads, routes and removals,
+            but no features and no concepts.
         target: a concept's name, a feature (`8/1234`) or a token; by default what the model is
             about to say, through the concept or feature that says it (target.py).
         query: position of the target, 1-based without BOS; the last by default.

@@ -64,6 +64,7 @@ def decoder(hf: GPT2LMHeadModel) -> Decoder:
         beta_f=transformer.ln_f.bias.detach(),
         W_U=hf.lm_head.weight.detach().T,
         gate_bias=None if gates is None else gates.to(W_E),
+        n_kv_heads=config.n_head,
     )
 
 

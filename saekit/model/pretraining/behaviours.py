@@ -6,6 +6,7 @@ vocabulary; prompts come from the generator, so each share is over a stated numb
 
 import random
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,14 @@ def next_token_logits(
     """Logits after the last token of each prompt (prompts are padded on the right)."""
     rows = [model.prompt(prompt) for prompt in prompts]
     results = []
+    hf: Any = model.hf
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
         ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
         last = torch.tensor([len(row) - 1 for row in part], device=ids.device)
-        hidden = model.hf.transformer(ids).last_hidden_state
-        results.append(model.hf.lm_head(hidden[torch.arange(len(part)), last]).float().cpu())
+        hidden = hf.base_model(ids).last_hidden_state
+        logits = hf.get_output_embeddings()(hidden[torch.arange(len(part)), last])
+        results.append(logits.float().cpu())
     return torch.cat(results)
 
 

@@ -81,13 +81,13 @@ def completeness_error(rows: list[tuple[str, float]], preactivation: float) -> f
 
 
 def through_norm(
+    exact: ExactModel,
     cotangent: Float[Tensor, "*#batch d_model"],
     gamma: Float[Tensor, " d_model"],
     scale: Float[Tensor, "*#batch"],
 ) -> Float[Tensor, "*#batch d_model"]:
-    """A cotangent behind a LayerNorm, pulled back in front of it (scale frozen)."""
-    scaled = cotangent * gamma / scale[..., None]
-    return scaled - scaled.mean(-1, keepdim=True)
+    """A cotangent behind a norm, pulled back in front of it (scale frozen)."""
+    return exact.decoder.centred(cotangent * gamma / scale[..., None])
 
 
 @torch.no_grad()
@@ -128,9 +128,9 @@ def arrivals_of(exact: ExactModel, clean: Forward, targets: Sequence[Target]) ->
             if target.layer == m + 1:
                 g[row] = target.direction
         w = exact.blocks[m]
-        hidden = exact.gate(clean.pre[m, q]) * (g @ w.W_out.T)  # cotangent before the activation
+        hidden = clean.rho[m, q] * (g @ w.W_out.T)  # cotangent before the activation
         rest += g @ w.b_out + hidden @ (w.beta2 @ w.W_in + w.b_in)
-        G = g + through_norm(hidden @ w.W_in.T, w.gamma2, clean.scale2[m, q])
+        G = g + through_norm(exact, hidden @ w.W_in.T, w.gamma2, clean.scale2[m, q])
         mids[:, m] = G
         at_value = torch.einsum("hdm,tm->thd", w.W_O, G)  # cotangent at each head's moved value
         moved = torch.einsum("hkd,thd->thk", clean.value[m], at_value)
@@ -140,7 +140,7 @@ def arrivals_of(exact: ExactModel, clean: Forward, targets: Sequence[Target]) ->
         value_constant = torch.einsum("d,hde->he", w.beta1, w.W_V) + w.b_V
         rest += G @ w.b_O + (self_weight * (value_constant * at_value).sum(-1)).sum(-1)
         at_norm = torch.einsum("th,hde,the->td", self_weight, w.W_V, at_value)
-        g = G + through_norm(at_norm, w.gamma1, clean.scale1[m, q])
+        g = G + through_norm(exact, at_norm, w.gamma1, clean.scale1[m, q])
     for row, target in enumerate(targets):
         if target.layer == 0:
             g[row] = target.direction
@@ -190,7 +190,7 @@ def split_edge(
     w, q = exact.blocks[m], found.target.query
     weight = clean.pattern[m, h, q, key]
     at_value = w.W_O[h] @ found.mid_cotangents[m]
-    reads = weight * through_norm(w.W_V[h] @ at_value, w.gamma1, clean.scale1[m, key])
+    reads = weight * through_norm(exact, w.W_V[h] @ at_value, w.gamma1, clean.scale1[m, key])
     x = clean.resid[m, key]
     acts = activations(dictionary, x)
     b_dec = dictionary.b_dec.to(x)

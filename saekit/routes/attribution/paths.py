@@ -72,14 +72,24 @@ def derivative(
         return rho
     if exact.activation == "gelu":
         return rho + z * torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z.square())
-    return rho + 2 * z * rho * (1 - rho) * slope  # rho is a logistic function of twice its argument
+    # in all others rho is the logistic function of something, whose slope this is
+    if exact.activation in ("silu", "quick_gelu"):
+        slope: Tensor | float = 1.0 if exact.activation == "silu" else 1.702
+    else:
+        slope = 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z.square())
+    return rho + z * rho * (1 - rho) * slope
 
 
-def _factor(exact: ExactModel, z: Tensor, mode: Mode) -> Tensor:
+def _factors(exact: ExactModel, clean: Forward, m: int, mode: Mode) -> tuple[Tensor, Tensor | None]:
+    """What a small change of u, and of a gated MLP's g, does to rho * u, by hidden unit."""
+    u, g = clean.pre[m], clean.gate_in[m]
     if mode == "direct":
-        return torch.zeros_like(z)
-    return exact.gate(z) if mode == "frozen" else derivative(exact, z)
+        return torch.zeros_like(u), None
+    if mode == "frozen":
+        return clean.rho[m], None
+    if exact.blocks[m].W_gate is None:
+        return derivative(exact, u), None
+    return clean.rho[m], u * derivative(exact, g)
 
 
 @torch.no_grad()
@@ -119,24 +129,30 @@ def frozen_maps(
     for m in reversed(range(layer, top)):
         inject(m + 1)
         w = exact.blocks[m]
-        z = clean.pre[m]
-        factor = _factor(exact, z, mode)
-        written = g @ w.W_out.T  # cotangent behind the activation
+        factor, gate_factor = _factors(exact, clean, m, mode)
+        written = g @ w.W_out.T  # cotangent of rho * u
         hidden = written * factor
+        at_normed = hidden @ w.W_in.T
         if mode == "direct":
             nodes[:, m] = (g * clean.mlp_out[m]).sum((1, 2))
         else:
             constant += g.sum(1) @ w.b_out + hidden.sum(1) @ (w.beta2 @ w.W_in + w.b_in)
         if mode == "gradient":
-            nodes[:, m] = (written * (exact.gate(z) - factor) * z).sum((1, 2))
-        G = g + through_norm(hidden @ w.W_in.T, w.gamma2, clean.scale2[m])
+            left = (clean.rho[m] - factor) * clean.pre[m]
+            if gate_factor is not None and w.W_gate is not None and w.b_gate is not None:
+                left = left - gate_factor * clean.gate_in[m]
+                at_gate = written * gate_factor
+                at_normed = at_normed + at_gate @ w.W_gate.T
+                constant += at_gate.sum(1) @ (w.beta2 @ w.W_gate + w.b_gate)
+            nodes[:, m] = (written * left).sum((1, 2))
+        G = g + through_norm(exact, at_normed, w.gamma2, clean.scale2[m])
         mids[:, m - layer] = G
         at_moved = torch.einsum("hdm,tqm->thqd", w.W_O, G)
         at_value = torch.einsum("hqk,thqd->thkd", clean.pattern[m], at_moved)
         constant += G.sum(1) @ w.b_O
         constant += at_value.sum(2).flatten(1) @ _value_constant(w).flatten()
         at_norm = torch.einsum("hde,thke->tkd", w.W_V, at_value)
-        g = G + through_norm(at_norm, w.gamma1, clean.scale1[m])
+        g = G + through_norm(exact, at_norm, w.gamma1, clean.scale1[m])
     inject(layer)
     return [
         FrozenMap(target, layer, mode, g[row], float(constant[row]), nodes[row],

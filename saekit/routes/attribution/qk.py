@@ -117,15 +117,15 @@ def _parts(
 ) -> Parts:
     """Query (side 0) or key (side 1) of a head, split over all features active at the positions."""
     m, h = head
-    w, d, d_head = exact.blocks[m], exact.d_model, exact.d_head
-    columns = slice(side * d + h * d_head, side * d + (h + 1) * d_head)
+    w = exact.blocks[m]
+    columns = exact.decoder.columns(h, "key" if side else "query")
     W, bias = w.W_QKV[:, columns], w.b_QKV[columns]
     x = clean.resid[m, list(positions)]
     acts = activations(dictionary, x).to(x)
     active = (acts != 0).any(0).nonzero().flatten()
     scale = clean.scale1[m, list(positions)]
-    reads = w.gamma1[:, None] * W
-    reads = reads - reads.mean(0)  # C gamma W: centring the stream is centring its readers
+    # C gamma W: centring the stream, where norms do, is centring its readers
+    reads = exact.decoder.centred((w.gamma1[:, None] * W).T).T
 
     def read(vectors: Tensor) -> Tensor:
         return vectors @ reads
@@ -136,7 +136,11 @@ def _parts(
     # What is left, so that the sum is exact also where the dictionary runs in float32.
     error = read(x) / scale[:, None] - features.sum(1) - decoder
     rest = torch.stack([decoder, error, constant], 1)
-    return Parts([*active.tolist(), *REST], torch.cat([features, rest], 1))
+    values = torch.cat([features, rest], 1)
+    if exact.decoder.rotary is not None:
+        at = torch.tensor(positions, device=x.device)
+        values = exact.decoder.rotary.turned(values.transpose(0, 1), at).transpose(0, 1)
+    return Parts([*active.tolist(), *REST], values)
 
 
 @torch.no_grad()

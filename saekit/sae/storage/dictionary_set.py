@@ -91,6 +91,9 @@ def dictionary_of(
     return replace(dictionary, log_sparsity=sparsity)
 
 
+NONE = "none"  # the name of a set without a dictionary
+
+
 class DictionarySet:
     """The dictionaries of all layers of one run.
 
@@ -122,6 +125,11 @@ class DictionarySet:
         return list(self._dictionaries)
 
     def __getitem__(self, layer: int) -> Dictionary:
+        if not self._dictionaries:
+            raise InputError(
+                f"There are no dictionaries of {self.manifest['model']}: train them with "
+                "saekit train, or ask for a token."
+            )
         if layer not in self._dictionaries:
             raise InputError(
                 f"{self.path} has no dictionary for layer {layer}, only {self.layers}."
@@ -133,6 +141,15 @@ class DictionarySet:
 
     def __len__(self) -> int:
         return len(self._dictionaries)
+
+    @classmethod
+    def none(cls, model: LanguageModel) -> "DictionarySet":
+        """A set without a dictionary, for what works without: heads and routes of tokens."""
+        manifest = {
+            "model": model.id, "fingerprint": model.fingerprint, "prepend_bos": model.prepend_bos,
+            "layers": [],
+        }  # fmt: skip
+        return cls({}, manifest, Path(NONE))
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> "DictionarySet":

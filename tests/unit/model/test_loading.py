@@ -123,10 +123,12 @@ def test_broken_config(copy, text):
         load_model(str(copy))
 
 
-def test_not_a_gpt2(copy):
+def test_an_unknown_family(copy):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
-    with pytest.raises(ModelError, match="is a bert; saekit reads GPT-2 models"):
+    with pytest.raises(
+        ModelError, match="is a bert; saekit reads gpt2, llama, mistral, qwen2 models"
+    ):
         load_model(str(copy))
 
 

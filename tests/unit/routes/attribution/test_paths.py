@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saekit.errors import InputError
+from saekit.model.decoder import ACTIVATIONS
 from saekit.model.exact import ExactModel
 from saekit.routes.attribution.paths import (
     derivative,
@@ -119,7 +120,7 @@ def test_several_targets_are_each_as_if_alone(exact, clean):
             assert found.mid.shape == alone.mid.shape == (target.layer - 1, 9, 32)
 
 
-@pytest.mark.parametrize("activation", ["gelu_new", "gelu", "relu"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_derivative_of_the_activation(exact, activation):
     z = torch.linspace(-4, 4, 40, dtype=torch.float64, requires_grad=True)
     other = ExactModel.__new__(ExactModel)
