@@ -1,4 +1,4 @@
-"""saekit: dictionaries for every layer of a language model, concepts with layer spans, and their routes.
+"""saekit: dictionaries for every layer of a language model, concepts with spans, and their routes.
 
 The public names are loaded on first use, so `import saekit` is cheap.
 """

@@ -24,7 +24,7 @@ from saekit.cli import (
 from saekit.errors import SaekitError
 
 PROG = "saekit"
-SUMMARY = "Dictionaries for every layer of a language model, concepts with layer spans, and their routes."
+SUMMARY = "Dictionaries for every layer of a language model, concepts with spans, and their routes."
 
 
 def build_parser() -> argparse.ArgumentParser:
