@@ -5,6 +5,8 @@ else it is only parsed.  The lists below say which, and why.
 """
 
 import ast
+import contextlib
+import importlib
 import json
 import re
 import shlex
@@ -97,7 +99,14 @@ def test_a_command_runs(command, place, monkeypatch, capsys):
         at = parts.index(old)
         parts[at : at + 1] = new.split()
     assert main(parts) == 0
-    assert len(capsys.readouterr().out) > 40
+    printed = capsys.readouterr().out
+    assert len(printed) > 40
+    if "--json" in parts:
+        json.loads(printed)
+    for flag in ("--out", "--graph"):
+        if flag in parts:
+            made = Path(parts[parts.index(flag) + 1])
+            assert made.stat().st_size > 0 if made.is_file() else any(made.iterdir()), made
 
 
 @pytest.mark.parametrize("command", ONLY_PARSED)
@@ -174,6 +183,20 @@ def test_links_lead_somewhere(page):
         if place:
             headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             assert place in map(anchor, headings), target
+
+
+def test_what_the_docs_name_in_the_package_exists():
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    named = {name for text in texts for name in re.findall(r"\b(saekit(?:\.[A-Za-z_]\w*)+)", text)}
+    assert len(named) >= 10
+    for name in sorted(named):
+        parts = name.split(".")
+        for cut in range(len(parts), 0, -1):
+            with contextlib.suppress(ModuleNotFoundError):
+                found: object = importlib.import_module(".".join(parts[:cut]))
+                break
+        for part in parts[cut:]:
+            found = getattr(found, part)  # AttributeError: the docs name what is not there
 
 
 def test_the_benchmarks_named_in_the_docs_exist():

@@ -96,6 +96,7 @@ def _train(args: argparse.Namespace) -> None:
 
     model = load_model(args.model, device=local_device(args.device), prepend_bos=not args.no_bos)
     chosen = given(args, TrainConfig)
+    chosen.pop("layers", None)  # a text so far; an empty one asks for all
     if args.layers:
         chosen["layers"] = tuple(parse_layers(args.layers, model.n_layers))
     chosen["per_layer"] = _layer_settings(args.per_layer, model.n_layers)

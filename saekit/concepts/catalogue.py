@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field
 
 from saekit.concepts.automatic import AutomaticConcept
 from saekit.coordinates import feature_name, parse_feature
-from saekit.documents import read_record
-from saekit.errors import InputError
+from saekit.documents import DOCUMENT, Count, FeatureText, read_record
+from saekit.errors import FormatError, InputError
 from saekit.files import read_json, write_json
 from saekit.version import __version__
 
@@ -42,7 +44,7 @@ class LayerScore:
 
     layer: int
     found: bool
-    features: list[int]
+    features: list[Count]
     f1: float
     precision: float
     recall: float
@@ -103,7 +105,7 @@ class Chain:
         p99: 99th percentile of each member's positive activations.
     """
 
-    features: list[str]
+    features: Annotated[list[FeatureText], Field(min_length=1)]
     p99: list[float]
 
     @cached_property
@@ -136,7 +138,7 @@ class Concept:
     kind: str
     tokens: list[str]
     span: tuple[int, int] | None
-    layers: list[LayerScore]
+    layers: Annotated[list[LayerScore], Field(min_length=1)]
     chain: list[str] = field(default_factory=list)
     chains: list[Chain] = field(default_factory=list)
     clamped: list[ClampTest] = field(default_factory=list)
@@ -166,6 +168,21 @@ class Concept:
 
 
 @dataclass
+class Links:
+    """How features were matched between layers (`saekit.concepts.matching`): `Catalogue.links`."""
+
+    tau_cosine: float
+    tau_correlation: float
+    trials: Count
+    null_links: dict[str, Count]
+    fdr: float
+    target_fdr: float
+    links: Count
+    chain_lengths: dict[str, Count]
+    null_chains: dict[str, dict[str, Count]] = field(default_factory=dict)
+
+
+@dataclass
 class Catalogue:
     """All concepts of a dictionary set.
 
@@ -177,6 +194,8 @@ class Catalogue:
         links: how features were matched between layers: thresholds, links and nulls.
         automatic: concepts that nobody asked for, if the features have names.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = DOCUMENT
 
     model: str
     fingerprint: str
@@ -227,7 +246,19 @@ class Catalogue:
         Raises:
             FormatError: a value is missing or of another form.
         """
-        return read_record(cls, document, where, "a list of concepts")
+        catalogue = read_record(cls, document, where, "a list of concepts")
+        if catalogue.links:
+            read_record(Links, catalogue.links, where, "a list of concepts with links")
+        for concept in catalogue.concepts:
+            for score in concept.layers:
+                sizes = {len(score.features), len(score.p99) or len(score.features),
+                         len(score.weights) or len(score.features)}  # fmt: skip
+                if len(sizes) > 1:
+                    raise FormatError(
+                        f"{where} is not a list of concepts: {concept.name} at layer {score.layer} "
+                        "has lists of different lengths."
+                    )
+        return catalogue
 
     def save(self, path: str | Path) -> None:
         """Write `concepts.json` atomically."""

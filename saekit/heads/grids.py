@@ -16,7 +16,7 @@ DYNAMIC = ("forced", "natural", "forced_suppression", "natural_suppression")
 
 @dataclass
 class Dynamic:
-    """What heads write on carrier prompts; scores as the static ones, see `heads/dynamic.py`.
+    """What heads write on carrier prompts; scores as the static ones (`prompts.dynamic_scores`).
 
     Attributes:
         carriers: the prompts, X stands for the source.

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
@@ -266,6 +266,9 @@ def load_model(
     path = _folder(id)
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
+    except StrictDataclassError as error:  # a field of another type
+        reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+        raise ModelError(f"The config.json of {path} cannot be read ({reason}).") from error
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{path} is not a model folder: no config.json that transformers reads."

@@ -28,7 +28,7 @@ def check(config: Any, name: str) -> None:
         "activation_function": config.activation_function not in ACTIVATIONS,
         "add_cross_attention": config.add_cross_attention,
         "quantization_config": getattr(config, "quantization_config", None) is not None,
-        "n_head": config.n_embd % config.n_head != 0,
+        "n_head": config.n_head < 1 or config.n_embd % config.n_head != 0,
     }
     for field, wrong in refused.items():
         if wrong:

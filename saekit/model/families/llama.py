@@ -26,7 +26,6 @@ def check(config: Any, name: str) -> None:
     scaling = (config.rope_parameters or {}).get("rope_type", "default")
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    groups = config.num_attention_heads % config.num_key_value_heads
     refused = {
         "hidden_act": (config.hidden_act not in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
         "rope_type": (scaling not in SCALINGS, f"one of {', '.join(SCALINGS)}"),
@@ -37,7 +36,9 @@ def check(config: Any, name: str) -> None:
             "models whose heads see the whole context",
         ),
         "num_key_value_heads": (
-            groups != 0, f"a divisor of num_attention_heads, {config.num_attention_heads}"
+            config.num_key_value_heads < 1
+            or config.num_attention_heads % config.num_key_value_heads != 0,
+            f"a divisor of num_attention_heads, {config.num_attention_heads}"
         ),
         "quantization_config": (
             getattr(config, "quantization_config", None) is not None, "plain weights, so none"

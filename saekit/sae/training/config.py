@@ -1,5 +1,6 @@
 """What decides a dictionary training run; stored with everything it makes.  Torch-free."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
@@ -47,6 +48,11 @@ class LayerConfig:
                 f'There is no architecture "{self.architecture}"; '
                 f"choose one of {', '.join(ARCHITECTURES)}."
             )
+        for item in fields(self):
+            value = getattr(self, item.name)
+            parts = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+                raise InputError(f"{item.name} is {value}; it must be a finite number.")
         _at_least_one(self, "d_sae", "k")
         if self.k > self.d_sae:
             raise InputError(
@@ -116,6 +122,8 @@ class TrainConfig(LayerConfig):
             self, "tokens", "batch_tokens", "dead_tokens", "context", "buffer_tokens",
             "checkpoint_tokens",
         )  # fmt: skip
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is {self.seed}; it must be 0 to 2**63 - 1.")
         if min(self.warmup, self.decay) < 0 or self.warmup + self.decay > 1:
             raise InputError(
                 f"warmup {self.warmup} and decay {self.decay} are shares of the training; "

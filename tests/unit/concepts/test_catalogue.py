@@ -105,3 +105,29 @@ def test_broken_files_are_refused(catalogue, tmp_path):
     path.write_text(json.dumps(document)[:50], encoding="utf-8")
     with pytest.raises(FormatError, match="truncated"):
         Catalogue.load(path)
+
+
+def broken(document):
+    """Documents with one wrong value each, and what is said of it."""
+    concept = document["concepts"][0]
+    layer, chain = concept["layers"][0], concept["chains"][0]
+    yield document["links"], "null_links", None, "null_links is missing"
+    yield document["links"], "tau_cosine", "half", "tau_cosine is 'half'"
+    yield layer, "f1", float("nan"), "f1 is nan"
+    yield layer, "p99", [1.0], "large at layer 0 has lists of different lengths"
+    yield layer, "features", [-1, 2], "features.0 is -1"
+    yield chain, "features", ["x"], "features.0 is 'x'"
+    yield concept, "layers", [], "layers is "
+    yield concept, "span", [0], "span"
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_wrong_value_is_named_on_reading(catalogue, number):
+    document = json.loads(json.dumps(catalogue.to_dict()))
+    part, key, value, said = list(broken(document))[number]
+    if value is None:
+        del part[key]
+    else:
+        part[key] = value
+    with pytest.raises(FormatError, match=said):
+        Catalogue.from_dict(document, "concepts.json")

@@ -123,6 +123,23 @@ def test_broken_config(copy, text):
         load_model(str(copy))
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("n_head", 0, "has n_head 0"),
+        ("n_head", -12, "has n_head -12"),
+        ("n_head", None, "cannot be read .*n_head"),
+        ("n_embd", "a", "cannot be read .*n_embd"),
+        ("scale_attn_weights", "false", "cannot be read .*scale_attn_weights"),
+    ],
+)
+def test_a_field_of_another_kind_is_named(copy, field, value, said):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, field: value}))
+    with pytest.raises(ModelError, match=said):
+        load_model(str(copy))
+
+
 def test_an_unknown_family(copy):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))

@@ -51,3 +51,18 @@ def test_layers_may_differ():
 def test_impossible_settings(settings, message):
     with pytest.raises(InputError, match=message):
         TrainConfig(**settings).check()
+
+
+@pytest.mark.parametrize("name", ["decay", "warmup", "lr", "aux_coefficient", "bandwidth"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused(name, value):
+    with pytest.raises(InputError, match=f"{name} is (nan|inf); it must be a finite number"):
+        TrainConfig(**{name: value}).check()
+    with pytest.raises(InputError, match="prefixes is .* finite"):
+        TrainConfig(prefixes=(0.5, value)).check()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**20])
+def test_a_seed_that_generators_do_not_take_is_refused(seed):
+    with pytest.raises(InputError, match=f"seed is {seed}"):
+        TrainConfig(seed=seed).check()
